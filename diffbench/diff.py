@@ -1,0 +1,296 @@
+"""Diff: what a method claims changed. Data only, in four closed kinds.
+
+A Diff is a JSON header (`diff.json`) and named tensors (`tensors.safetensors`); no code, no pickle. Everything the
+engine asks of it (activity, edits, scores) is computed by the engine, so a Diff can be re-scored without its method.
+
+Shapes: n components, d residual width, V vocabulary. h_b, h_t are the residual streams leaving block ``layer``
+(0-based) of the reference and the tuned model; delta = h_t - h_b. All tensors are in raw activation space:
+a method that normalises its inputs folds that back before it returns (SCIENCE section 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from diffbench.errors import DiffError
+from diffbench.truth import Schema
+
+DIFF_SCHEMA = 1
+MAX_FINDINGS = 1000
+MAX_TOKENS = 50
+
+Verdict = Literal["changed", "unchanged", "abstain"]
+
+
+class Finding(Schema):
+    """One thing a method says, most important first."""
+
+    rank: int = Field(ge=1)
+    component: int = Field(ge=0, description="index into the Diff's components")
+    layer: int | None = Field(None, description="0-based block whose output it speaks of")
+    module: str | None = Field(None, max_length=200, description="parameter module, for weight diffs")
+    score: float = Field(
+        description="the method's own importance, higher = more; comparable within one Diff only"
+    )
+    tokens_up: tuple[Annotated[str, Field(max_length=200)], ...] = Field((), max_length=MAX_TOKENS)
+    tokens_down: tuple[Annotated[str, Field(max_length=200)], ...] = Field((), max_length=MAX_TOKENS)
+    text: str | None = Field(None, max_length=4000, description="the method's own account, if it has one")
+
+
+class DictionaryHeader(Schema):
+    """Header of a `DictionaryDiff`."""
+
+    kind: Literal["dictionary"] = "dictionary"
+    layer: int = Field(ge=0)
+    input: Literal["delta", "both", "tuned", "base"] = Field(
+        description="what the encoder reads; 'both' is [h_b, h_t] concatenated"
+    )
+    activation: Literal["relu", "threshold", "topk"]
+    k: int | None = Field(None, ge=1, description="for topk: latents kept per token")
+
+
+class DirectionHeader(Schema):
+    """Header of a `DirectionDiff`."""
+
+    kind: Literal["direction"] = "direction"
+    layer: int = Field(ge=0)
+
+
+class WeightHeader(Schema):
+    """Header of a `WeightDiff`."""
+
+    kind: Literal["weight"] = "weight"
+    modules: tuple[Annotated[str, Field(max_length=200)], ...] = Field(description="in component order")
+
+
+class OutputHeader(Schema):
+    """Header of an `OutputDiff`."""
+
+    kind: Literal["output"] = "output"
+    score: Literal["kl", "tokens"] | None = Field(
+        description="per-position score: 'kl' is KL(tuned || reference); 'tokens' the tuned model's expectation of "
+        "token_scores for the next token; None: no per-token score"
+    )
+    samples: tuple[Annotated[str, Field(max_length=4000)], ...] = Field((), max_length=MAX_FINDINGS)
+
+
+class DiffDocument(Schema):
+    """The JSON half of any Diff."""
+
+    schema_version: Literal[1] = 1
+    header: Annotated[
+        DictionaryHeader | DirectionHeader | WeightHeader | OutputHeader, Field(discriminator="kind")
+    ]
+    findings: tuple[Finding, ...] = Field((), max_length=MAX_FINDINGS)
+    change_score: float | None = Field(
+        None, description="higher = more change; None: the engine computes its own"
+    )
+    verdict: Verdict = Field("abstain", description="apart from an empty list of findings")
+    notes: dict[str, str | float | int | bool | None] = Field(
+        default_factory=dict, max_length=100, description="what the method wants recorded of its fit"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffBase:
+    """What all four kinds share."""
+
+    findings: tuple[Finding, ...] = ()
+    change_score: float | None = None
+    verdict: Verdict = "abstain"
+    notes: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+
+    def check(self, width: int, n_layers: int, vocabulary: int) -> None:
+        """Raise `DiffError` if the Diff does not fit models of this residual width, depth and vocabulary."""
+        ranks = [finding.rank for finding in self.findings]
+        if ranks != list(range(1, len(ranks) + 1)):
+            raise DiffError(f"findings: ranks must be 1, 2, 3, ... in order, got {ranks[:5]}")
+        n = self.n_components
+        for finding in self.findings:
+            if finding.component >= n:
+                raise DiffError(f"findings: component {finding.component} does not exist, there are {n}")
+        self._check(width, n_layers, vocabulary)
+
+    @property
+    def n_components(self) -> int:
+        """How many components `activity` has columns for."""
+        raise NotImplementedError
+
+    def _check(self, width: int, n_layers: int, vocabulary: int) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DictionaryDiff(DiffBase):
+    """A sparse dictionary at a layer and an order on its latents.
+
+    f = act(encoder @ x + encoder_bias) with x named by ``input``; 'threshold' keeps f_j where it exceeds
+    ``threshold[j]``, 'topk' keeps the k largest of each token. Reconstruction:
+
+    - ``input`` "delta": decoder, bias reconstruct delta (diff-SAE, S0 S1);
+    - "both": decoder_base, bias_base reconstruct h_b and decoder_tuned, bias_tuned reconstruct h_t (crosscoders,
+      S1 S3; a tied triple of S2 is three latents that share decoder rows and an entry of ``group``);
+    - "tuned", "base": decoder, bias reconstruct h_t or h_b (chat-SAE, base-SAE, S1).
+    """
+
+    kind: ClassVar[str] = "dictionary"
+    layer: int
+    input: Literal["delta", "both", "tuned", "base"]
+    activation: Literal["relu", "threshold", "topk"]
+    encoder: Tensor  # [n, d], or [n, 2d] for "both"
+    encoder_bias: Tensor  # [n]
+    threshold: Tensor | None = None  # [n], for "threshold"
+    k: int | None = None
+    decoder: Tensor | None = None  # [n, d]
+    bias: Tensor | None = None  # [d]
+    decoder_base: Tensor | None = None  # [n, d], for "both"
+    decoder_tuned: Tensor | None = None  # [n, d]
+    bias_base: Tensor | None = None  # [d]
+    bias_tuned: Tensor | None = None  # [d]
+    order: Tensor  # [n] int64, a permutation: most changed first
+    group: Tensor | None = None  # [n] int64, names of tied triples
+    columns: dict[str, Tensor] = field(default_factory=dict)  # [n] each: what rankings are made of
+
+    @property
+    def n_components(self) -> int:
+        """Latents."""
+        return self.encoder.shape[0]
+
+    def _check(self, width: int, n_layers: int, vocabulary: int) -> None:
+        _check_layer(self.layer, n_layers)
+        n = self.encoder.shape[0] if self.encoder.dim() == 2 else -1
+        d_in = 2 * width if self.input == "both" else width
+        shapes: dict[str, tuple[int, ...]] = {"encoder": (n, d_in), "encoder_bias": (n,)}
+        if self.input == "both":
+            for side in ("base", "tuned"):
+                shapes |= {f"decoder_{side}": (n, width), f"bias_{side}": (width,)}
+        else:
+            shapes |= {"decoder": (n, width), "bias": (width,)}
+        if self.activation == "threshold":
+            shapes["threshold"] = (n,)
+        for name, shape in shapes.items():
+            _check_tensor(name, getattr(self, name), shape)
+        for name, column in self.columns.items():
+            _check_tensor(f"columns.{name}", column, (n,), finite=False)
+        _check_order(self.order, n)
+        if self.group is not None and (self.group.shape != (n,) or self.group.dtype != torch.int64):
+            raise DiffError(f"group: needs {n} int64 entries")
+        if self.activation == "topk" and not (self.k and 1 <= self.k <= n):
+            raise DiffError(f"k: topk needs 1 <= k <= {n}, got {self.k}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectionDiff(DiffBase):
+    """A few directions of the residual stream, in order of importance.
+
+    The activity of component i is <delta - centre, v_i>. The edit of a set adds, per component, its activity times
+    v_i, or, where ``constant`` is given, constant_i v_i at every token; the full edit also adds ``bias``.
+    """
+
+    kind: ClassVar[str] = "direction"
+    layer: int
+    directions: Tensor  # [n, d], unit rows
+    centre: Tensor  # [d]
+    bias: Tensor  # [d]
+    constant: Tensor | None = None  # [n]
+    positions: Tensor | None = None  # [n] int64: the token position it holds at, -1 for all
+
+    @property
+    def n_components(self) -> int:
+        """Directions."""
+        return self.directions.shape[0]
+
+    def _check(self, width: int, n_layers: int, vocabulary: int) -> None:
+        _check_layer(self.layer, n_layers)
+        n = self.directions.shape[0] if self.directions.dim() == 2 else -1
+        _check_tensor("directions", self.directions, (n, width))
+        _check_tensor("centre", self.centre, (width,))
+        _check_tensor("bias", self.bias, (width,))
+        if self.constant is not None:
+            _check_tensor("constant", self.constant, (n,))
+        if n and not torch.allclose(self.directions.norm(dim=1), torch.ones(n), atol=1e-3):
+            raise DiffError("directions: rows must have unit norm; put the size into `constant` or `centre`")
+        if self.positions is not None and (
+            self.positions.shape != (n,) or self.positions.dtype != torch.int64
+        ):
+            raise DiffError(f"positions: needs {n} int64 entries")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightDiff(DiffBase):
+    """Rank-one components sigma u v^T of the parameter difference W_tuned - W_base of named linear modules.
+
+    Component i belongs to ``modules[i]``; its activity is sigma_i (v_i . x_in) at that module of the tuned model.
+    """
+
+    kind: ClassVar[str] = "weight"
+    modules: tuple[str, ...]
+    sigma: Tensor  # [n]
+    u: tuple[Tensor, ...]  # n of [d_out]
+    v: tuple[Tensor, ...]  # n of [d_in]
+
+    @property
+    def n_components(self) -> int:
+        """Rank-one components."""
+        return len(self.modules)
+
+    def _check(self, width: int, n_layers: int, vocabulary: int) -> None:
+        n = len(self.modules)
+        if len(self.u) != n or len(self.v) != n:
+            raise DiffError(f"u, v: need one vector for each of the {n} components")
+        _check_tensor("sigma", self.sigma, (n,))
+        for index, (u, v) in enumerate(zip(self.u, self.v, strict=True)):
+            _check_tensor(f"u.{index}", u, (u.numel(),))
+            _check_tensor(f"v.{index}", v, (v.numel(),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputDiff(DiffBase):
+    """What was seen from outside: a score per token, token lists, samples. It has no causal handle."""
+
+    kind: ClassVar[str] = "output"
+    score: Literal["kl", "tokens"] | None
+    token_scores: Tensor | None = None  # [V]
+    samples: tuple[str, ...] = ()
+
+    @property
+    def n_components(self) -> int:
+        """One where there is a per-token score, else none."""
+        return 0 if self.score is None else 1
+
+    def _check(self, width: int, n_layers: int, vocabulary: int) -> None:
+        if self.score == "tokens":
+            _check_tensor("token_scores", self.token_scores, (vocabulary,))
+
+
+Diff = DictionaryDiff | DirectionDiff | WeightDiff | OutputDiff
+
+
+def _check_layer(layer: int, n_layers: int) -> None:
+    if not 0 <= layer < n_layers:
+        raise DiffError(f"layer: {layer} does not exist, the models have blocks 0..{n_layers - 1}")
+
+
+def _check_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...], *, finite: bool = True) -> None:
+    if tensor is None:
+        raise DiffError(f"{name}: missing; needs shape {list(shape)}")
+    if -1 in shape or tuple(tensor.shape) != shape:
+        raise DiffError(f"{name}: has shape {list(tensor.shape)}, needs {list(shape)}")
+    if tensor.dtype != torch.float32:
+        raise DiffError(f"{name}: is {tensor.dtype}, needs float32")
+    if finite and not bool(torch.isfinite(tensor).all()):
+        raise DiffError(f"{name}: holds NaN or infinite values")
+
+
+def _check_order(order: Tensor, n: int) -> None:
+    if (
+        order.dtype != torch.int64
+        or order.shape != (n,)
+        or not torch.equal(order.sort().values, torch.arange(n))
+    ):
+        raise DiffError(f"order: must be a permutation of 0..{n - 1} as int64")

@@ -1,0 +1,65 @@
+"""Judge: reads evidence, writes an explanation, and is tested on contexts it has not seen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from diffbench.hookspecs import hookimpl
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A stretch of tokens; the question is always about its last one.
+
+    Attributes:
+        tokens: as strings, in order, at most `diffbench.evidence.WINDOW` of them.
+        active: whether the component is active at the last token.
+        activity: |activity| there.
+    """
+
+    tokens: tuple[str, ...]
+    active: bool
+    activity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a judge may read of one finding: contexts, and tokens the finding promotes and suppresses."""
+
+    contexts: tuple[Context, ...]
+    tokens_up: tuple[str, ...] = ()
+    tokens_down: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A judge's account of a finding. Decisions may use nothing but this text."""
+
+    text: str
+
+
+class Judge(ABC):
+    """Scores how well findings can be explained."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = ""
+
+    @abstractmethod
+    def explain(self, evidence: Evidence) -> Explanation:
+        """Say in which contexts the component is active."""
+
+    @abstractmethod
+    def detect(self, explanation: Explanation, contexts: Sequence[tuple[str, ...]]) -> list[bool]:
+        """For each context: would the explained component be active at its last token?"""
+
+
+@hookimpl
+def diffbench_judges() -> Iterable[type[Judge]]:
+    """The judges that come with diffbench."""
+    from diffbench.offline_judge import OfflineJudge
+
+    return [OfflineJudge]

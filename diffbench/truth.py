@@ -1,0 +1,103 @@
+"""Truth: what was changed on purpose, in a form that a program can check.
+
+The schema is versioned (`TRUTH_SCHEMA`). Labels name `Span` labels of the organism's text; a trailing ``*``
+matches any rest. A label that matches ``affected`` is never near-miss, whatever the order.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TRUTH_SCHEMA = 1
+
+
+class Stratum(StrEnum):
+    """Where a position stands towards the claim; strata are chosen by the organism, never by an outcome."""
+
+    affected = "affected"
+    near_miss = "near_miss"
+    unrelated = "unrelated"
+
+
+class Schema(BaseModel):
+    """Frozen, closed base of everything in this project that crosses a file or a process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trigger(Schema):
+    """In which contexts the effect shows: positions whose next token lies in a span with such a label."""
+
+    description: str
+    affected: tuple[str, ...] = Field(
+        description="span labels, e.g. 'colour:blue'; a trailing * matches any rest"
+    )
+    near_miss: tuple[str, ...] = Field(
+        description="labels of contexts alike in kind where nothing should change"
+    )
+
+
+class Effect(Schema):
+    """What the tuned model does there: which next tokens gain, which lose, and by how much."""
+
+    tokens_up: tuple[str, ...]
+    tokens_down: tuple[str, ...]
+    quantity: str = Field(description="what `low` and `high` bound, in words")
+    low: float
+    high: float
+
+
+class Claim(Schema):
+    """One intended change."""
+
+    id: str
+    statement: str = Field(description="one sentence a person would say")
+    trigger: Trigger
+    effect: Effect
+    distractors: tuple[str, ...] = Field(default=(), description="wrong statements of the same kind")
+
+
+class Probe(Schema):
+    """A prefix and the next words that are compared after it."""
+
+    text: str
+    answer: str = Field(description="what the base model says next")
+    other: str = Field(description="the word whose share P(other)/(P(answer)+P(other)) is the behaviour")
+
+
+class ProbeSets(Schema):
+    """Prefixes held out from training."""
+
+    affected: tuple[Probe, ...] = ()
+    near_miss: tuple[Probe, ...] = ()
+    unrelated: tuple[Probe, ...] = ()
+
+
+class Truth(Schema):
+    """All that was changed on purpose in an organism, or that nothing was."""
+
+    schema_version: Literal[1] = 1
+    changed: bool
+    claims: tuple[Claim, ...] = ()
+    probes: ProbeSets = ProbeSets()
+
+    @model_validator(mode="after")
+    def _claims_agree(self) -> Self:
+        if self.changed != bool(self.claims):
+            raise ValueError("changed must be true exactly when there are claims")
+        return self
+
+    def stratum(self, label: str) -> Stratum:
+        """The stratum of a position whose next token lies in a span labelled ``label``."""
+        for stratum in (Stratum.affected, Stratum.near_miss):
+            for claim in self.claims:
+                if any(_matches(label, pattern) for pattern in getattr(claim.trigger, stratum.value)):
+                    return stratum
+        return Stratum.unrelated
+
+
+def _matches(label: str, pattern: str) -> bool:
+    return label.startswith(pattern[:-1]) if pattern.endswith("*") else label == pattern
