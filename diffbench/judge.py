@@ -11,7 +11,7 @@ from diffbench.hookspecs import hookimpl
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Excerpt:
     """A stretch of tokens; the question is always about its last one.
 
     Attributes:
@@ -27,9 +27,9 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a judge may read of one finding: contexts, and tokens the finding promotes and suppresses."""
+    """What a judge may read of one finding: excerpts, and tokens the finding promotes and suppresses."""
 
-    contexts: tuple[Context, ...]
+    excerpts: tuple[Excerpt, ...]
     tokens_up: tuple[str, ...] = ()
     tokens_down: tuple[str, ...] = ()
 
