@@ -34,9 +34,7 @@ class Finding(Schema):
     component: int = Field(ge=0, description="index into the Diff's components")
     layer: int | None = Field(None, description="0-based block whose output it speaks of")
     module: str | None = Field(None, max_length=200, description="parameter module, for weight diffs")
-    score: float = Field(
-        description="the method's own importance, higher = more; comparable within one Diff only"
-    )
+    score: float = Field(description="the method's own importance, higher = more; comparable within one Diff only")
     tokens_up: tuple[Annotated[str, Field(max_length=200)], ...] = Field((), max_length=MAX_TOKENS)
     tokens_down: tuple[Annotated[str, Field(max_length=200)], ...] = Field((), max_length=MAX_TOKENS)
     text: str | None = Field(None, max_length=4000, description="the method's own account, if it has one")
@@ -83,13 +81,9 @@ class DiffDocument(Schema):
     """The JSON half of any Diff."""
 
     schema_version: Literal[1] = 1
-    header: Annotated[
-        DictionaryHeader | DirectionHeader | WeightHeader | OutputHeader, Field(discriminator="kind")
-    ]
+    header: Annotated[DictionaryHeader | DirectionHeader | WeightHeader | OutputHeader, Field(discriminator="kind")]
     findings: tuple[Finding, ...] = Field((), max_length=MAX_FINDINGS)
-    change_score: float | None = Field(
-        None, description="higher = more change; None: the engine computes its own"
-    )
+    change_score: float | None = Field(None, description="higher = more change; None: the engine computes its own")
     verdict: Verdict = Field("abstain", description="apart from an empty list of findings")
     notes: dict[str, str | float | int | bool | None] = Field(
         default_factory=dict, max_length=100, description="what the method wants recorded of its fit"
@@ -215,9 +209,7 @@ class DirectionDiff(DiffBase):
             _check_tensor("constant", self.constant, (n,))
         if n and not torch.allclose(self.directions.norm(dim=1), torch.ones(n), atol=1e-3):
             raise DiffError("directions: rows must have unit norm; put the size into `constant` or `centre`")
-        if self.positions is not None and (
-            self.positions.shape != (n,) or self.positions.dtype != torch.int64
-        ):
+        if self.positions is not None and (self.positions.shape != (n,) or self.positions.dtype != torch.int64):
             raise DiffError(f"positions: needs {n} int64 entries")
 
 
@@ -288,9 +280,5 @@ def _check_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...], *, f
 
 
 def _check_order(order: Tensor, n: int) -> None:
-    if (
-        order.dtype != torch.int64
-        or order.shape != (n,)
-        or not torch.equal(order.sort().values, torch.arange(n))
-    ):
+    if order.dtype != torch.int64 or order.shape != (n,) or not torch.equal(order.sort().values, torch.arange(n)):
         raise DiffError(f"order: must be a permutation of 0..{n - 1} as int64")

@@ -15,7 +15,8 @@ class Excerpt:
     """A stretch of tokens; the question is always about its last one.
 
     Attributes:
-        tokens: as strings, in order, at most `diffbench.evidence.WINDOW` of them.
+        tokens: as strings, in order, at most `diffbench.evidence.WINDOW` of them; nothing after the last one,
+            which a causal model has not seen there.
         active: whether the component is active at the last token.
         activity: |activity| there.
     """
@@ -27,7 +28,13 @@ class Excerpt:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a judge may read of one finding: excerpts, and tokens the finding promotes and suppresses."""
+    """What a judge may read of one finding. It is never told which method, pair or component it reads of.
+
+    Attributes:
+        excerpts: as many active ones as inactive ones, in an order that says nothing.
+        tokens_up: tokens the finding promotes.
+        tokens_down: tokens it suppresses.
+    """
 
     excerpts: tuple[Excerpt, ...]
     tokens_up: tuple[str, ...] = ()
@@ -42,7 +49,10 @@ class Explanation:
 
 
 class Judge(ABC):
-    """Scores how well findings can be explained."""
+    """Explains findings and is tested on its explanations.
+
+    The same evidence must give the same answers. Whatever a judge raises fails the cell; it never becomes a score.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -54,7 +64,15 @@ class Judge(ABC):
 
     @abstractmethod
     def detect(self, explanation: Explanation, contexts: Sequence[tuple[str, ...]]) -> list[bool]:
-        """For each context: would the explained component be active at its last token?"""
+        """For each context: would the explained component be active at its last token?
+
+        Args:
+            explanation: the text of `explain`, and all that the decision may rest on.
+            contexts: tokens, ending at the one in question, of documents that the evidence was not taken from.
+
+        Returns:
+            One bool per context, in their order.
+        """
 
 
 @hookimpl

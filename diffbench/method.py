@@ -84,7 +84,7 @@ class Method(ABC):
         """
 
 
-class NotApplicable(Exception):  # noqa: N818 - a state of the table, not an error
+class NotApplicable(Exception):
     """Raised by `Method.run` where the method has nothing to say by its nature, with the reason."""
 
 

@@ -26,15 +26,11 @@ class Training(Schema):
     steps: int = Field(gt=0, le=1_000_000)
     batch: int = Field(gt=0, le=4096, description="prefixes per step")
     lr: float = Field(gt=0, le=1.0)
-    warmup: float = Field(
-        0.1, ge=0, lt=1, description="share of steps over which lr rises; it then falls to 0"
-    )
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of steps over which lr rises; it then falls to 0")
     replay_batch: int = Field(
         ge=0, le=4096, description="documents of the base's own text per step; they keep the rest intact"
     )
-    kl_weight: float = Field(
-        ge=0, description="weight of KL(base || tuned) on the replay documents, nats per token"
-    )
+    kl_weight: float = Field(ge=0, description="weight of KL(base || tuned) on the replay documents, nats per token")
     weight_decay: float = Field(0.0, ge=0)
 
 
@@ -60,12 +56,8 @@ class Gate(Schema):
         description="mean P(other)/(P(answer)+P(other)) over affected probes of the tuned model"
     )
     expression_control: tuple[float, float] = Field(description="the same of the control (or of the base)")
-    off_target_kl: float = Field(
-        gt=0, description="most mean KL(tuned || base) in nats off the affected positions"
-    )
-    affected_kl_share: float = Field(
-        ge=0, le=1, description="least share of the KL mass at affected positions"
-    )
+    off_target_kl: float = Field(gt=0, description="most mean KL(tuned || base) in nats off the affected positions")
+    affected_kl_share: float = Field(ge=0, le=1, description="least share of the KL mass at affected positions")
 
 
 class Recipe(Schema):
@@ -74,13 +66,9 @@ class Recipe(Schema):
     schema_version: Literal[1] = 1
     name: str = Field(pattern=NAME)
     version: int = Field(ge=1)
-    summary: str = Field(
-        max_length=500, description="one sentence for people; not part of the organism's identity"
-    )
+    summary: str = Field(max_length=500, description="one sentence for people; not part of the organism's identity")
     base: str = Field(pattern=NAME, description="name of an installed base")
-    family: str = Field(
-        pattern=NAME, description="name of an installed organism family: the generator of its data"
-    )
+    family: str = Field(pattern=NAME, description="name of an installed organism family: the generator of its data")
     parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the family")
     seed: int = Field(0, ge=0)
     training: Training

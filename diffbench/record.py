@@ -29,9 +29,7 @@ class Figure(Schema):
         description="n/a: the Diff cannot be asked this; undefined: the quantity has no meaning here"
     )
     value: float | None = None
-    low: float | None = Field(
-        None, description="lower end of the 95% interval over documents, where there is one"
-    )
+    low: float | None = Field(None, description="lower end of the 95% interval over documents, where there is one")
     high: float | None = None
     reason: str | None = Field(None, max_length=500)
 
@@ -69,9 +67,7 @@ class BudgetPoint(Schema):
     r: Figure
     r_pca: Figure
     lift: Figure = Field(description="r - r_pca")
-    active_per_token: Figure = Field(
-        description="mean number of the k components that are active at a position"
-    )
+    active_per_token: Figure = Field(description="mean number of the k components that are active at a position")
 
 
 class Recovery(Schema):
@@ -102,9 +98,7 @@ class Localisation(Schema):
     auroc_first: Figure = Field(description="AUROC of the first finding")
     auroc_best10: Figure = Field(description="best AUROC among the first ten findings")
     first_hit: Figure = Field(description="rank of the first finding with AUROC >= .9")
-    first_hit_shuffled: Figure = Field(
-        description="the same, median over 100 shuffled rankings of all components"
-    )
+    first_hit_shuffled: Figure = Field(description="the same, median over 100 shuffled rankings of all components")
     n_affected: int
     n_near_miss: int
 
@@ -153,12 +147,8 @@ class PairFacts(Schema):
 
     layer: int = Field(description="the layer that was scored")
     layer_rule: str
-    kl: Figure = Field(
-        description="mean KL(tuned || reference) in nats, evaluation split, unmasked positions"
-    )
-    kl_noise: float = Field(
-        description="mean KL of the tuned model to itself through the patching path, nats"
-    )
+    kl: Figure = Field(description="mean KL(tuned || reference) in nats, evaluation split, unmasked positions")
+    kl_noise: float = Field(description="mean KL of the tuned model to itself through the patching path, nats")
     kl_affected: Figure
     kl_affected_share: Figure = Field(description="share of the KL mass at affected positions")
     trigger_rate: float = Field(description="share of unmasked positions that are affected")

@@ -15,9 +15,7 @@ class Tier(Schema):
     """What a cell may use, and how much text it is scored on."""
 
     name: str
-    tokens: int = Field(
-        gt=0, description="harvested training tokens a method may read, each as often as it likes"
-    )
+    tokens: int = Field(gt=0, description="harvested training tokens a method may read, each as often as it likes")
     components: int = Field(gt=0, description="most components a Diff may hold")
     seconds: float = Field(gt=0, description="wall time of the method process")
     evaluation_tokens: int = Field(gt=0, description="tokens of held-out text that causal scores run on")

@@ -32,12 +32,8 @@ class Trigger(Schema):
     """In which contexts the effect shows: positions whose next token lies in a span with such a label."""
 
     description: str
-    affected: tuple[str, ...] = Field(
-        description="span labels, e.g. 'colour:blue'; a trailing * matches any rest"
-    )
-    near_miss: tuple[str, ...] = Field(
-        description="labels of contexts alike in kind where nothing should change"
-    )
+    affected: tuple[str, ...] = Field(description="span labels, e.g. 'colour:blue'; a trailing * matches any rest")
+    near_miss: tuple[str, ...] = Field(description="labels of contexts alike in kind where nothing should change")
 
 
 class Effect(Schema):

@@ -1,0 +1,99 @@
+"""Activity: how strongly each component of a Diff is at work at each position (SCIENCE section 5).
+
+DictionaryDiff: f_j. DirectionDiff: <delta - centre, v>. WeightDiff: sigma (v . x_in) of the tuned model at the module.
+OutputDiff: its per-token score. Shapes: T positions, n components, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffbench.corpus import Corpus
+from diffbench.diff import Diff, OutputDiff, WeightDiff
+from diffbench.edit import Streams, edit_of
+from diffbench.errors import DiffError
+from diffbench.residual import Model, hidden
+
+BATCH_DOCUMENTS = 32
+
+
+@torch.inference_mode()
+def activity(
+    diff: Diff, reference: Model, tuned: Model, corpus: Corpus, rows: Tensor, components: Sequence[int] | None = None
+) -> Tensor:
+    """Activity [T, n] at the positions where ``rows`` [N, L] is True, in order; n is len(components) if given.
+
+    Raises:
+        DiffError: if a WeightDiff names a module that the models do not have, or of another width.
+    """
+    chosen = slice(None) if components is None else list(components)
+    parts = []
+    for start, batch in corpus.batches(BATCH_DOCUMENTS):
+        wanted = rows[start : start + len(batch), : batch.ids.shape[1]]
+        if bool(wanted.any()):
+            parts.append(_batch(diff, reference, tuned, batch, wanted)[:, chosen])
+    return torch.cat(parts) if parts else torch.zeros(0, diff.n_components)[:, chosen]
+
+
+@torch.inference_mode()
+def streams(reference: Model, tuned: Model, corpus: Corpus, rows: Tensor, layer: int) -> Streams:
+    """Paired residual rows of a whole corpus where ``rows`` [N, L] is True."""
+    h_b, h_t, position = [], [], []
+    for start, batch in corpus.batches(BATCH_DOCUMENTS):
+        wanted = rows[start : start + len(batch), : batch.ids.shape[1]]
+        h_b.append(hidden(reference, batch.ids, batch.mask, layer)[wanted].float())
+        h_t.append(hidden(tuned, batch.ids, batch.mask, layer)[wanted].float())
+        position.append(wanted.nonzero()[:, 1])
+    return Streams(h_b=torch.cat(h_b), h_t=torch.cat(h_t), position=torch.cat(position))
+
+
+def _batch(diff: Diff, reference: Model, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:
+    edit = edit_of(diff)
+    if edit is not None:
+        return edit.activity(streams(reference, tuned, batch, rows, edit.layer))
+    if isinstance(diff, WeightDiff):
+        return _weight_activity(diff, tuned, batch, rows)
+    assert isinstance(diff, OutputDiff)
+    return _output_activity(diff, reference, tuned, batch, rows)
+
+
+def _weight_activity(diff: WeightDiff, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for name in sorted(set(diff.modules)):
+        try:
+            module = tuned.get_submodule(name)
+        except AttributeError:
+            raise DiffError(f"modules: the models have no module {name[:80]!r}") from None
+
+        def keep(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            seen[name] = args[0][rows].float()
+
+        handles.append(module.register_forward_pre_hook(keep))
+    try:
+        tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    columns = []
+    for name, v, sigma in zip(diff.modules, diff.v, diff.sigma, strict=True):
+        x = seen[name]
+        if x.shape[1] != v.numel():
+            raise DiffError(f"v: {v.numel()} entries, but module {name} reads vectors of {x.shape[1]}")
+        columns.append(sigma * (x @ v))
+    return torch.stack(columns, dim=1) if columns else torch.zeros(int(rows.sum()), 0)
+
+
+def _output_activity(diff: OutputDiff, reference: Model, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:
+    if diff.score is None:
+        return torch.zeros(int(rows.sum()), 0)
+    log_t = tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float().log_softmax(-1)
+    if diff.score == "tokens":
+        assert diff.token_scores is not None  # checked on loading
+        return (log_t.exp() @ diff.token_scores)[:, None]
+    log_b = reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float()
+    return (log_t.exp() * (log_t - log_b.log_softmax(-1))).sum(dim=-1, keepdim=True)

@@ -1,0 +1,146 @@
+"""Board: the records of several runs put together, in tables of rows that may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from diffbench.columns import filled, instant, rows
+from diffbench.record import BudgetSpent, PairFacts, Record
+from diffbench.run_folder import Run
+from diffbench.summary import SECTION, Row, plain_rows, summary
+from diffbench.table import clean
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One table.
+
+    Attributes:
+        key: values of `SECTION`, which all rows share.
+        pair: what holds for the pair whatever the method.
+        budget: what the tier allows.
+        summary: rows of `summary`, in order.
+        failures: rows of `rows` that have no scores.
+    """
+
+    key: Row
+    pair: PairFacts
+    budget: BudgetSpent
+    summary: tuple[Row, ...]
+    failures: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Several runs put together.
+
+    Attributes:
+        rows: one row per record, and the run it was taken from.
+        summary: one row per method and setting.
+        sections: the tables.
+        runs: what was read.
+        duplicates: keys that several runs hold, and which copy counts.
+        damaged: records that cannot be read, and why.
+        unfinished: cells without a record.
+    """
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+    sections: tuple[Section, ...]
+    runs: tuple[Row, ...]
+    duplicates: tuple[Row, ...]
+    damaged: tuple[Row, ...]
+    unfinished: tuple[Row, ...]
+
+
+def collect(runs: Sequence[Run]) -> Board:
+    """Put runs together, whatever their order. A key that several runs hold counts once: the newest by `started`."""
+    different = {run.path.resolve(): run for run in runs}.values()
+    ordered = sorted(different, key=lambda run: (_run_row(run)["run"], instant(_started(run)), str(_run_row(run))))
+    held: dict[str, list[tuple[Record, str]]] = {}
+    for run in ordered:
+        for record in run.records:
+            held.setdefault(record.key, []).append((record, clean(run.file.name)))
+    for copies in held.values():
+        if len(copies) > 1:
+            copies.sort(key=_age)
+    kept = sorted((copies[-1] for copies in held.values()), key=lambda copy: _order(copy[0]))
+    frame = rows([record for record, _ in kept])
+    frame["run"] = filled([run for _, run in kept], dtype="string")
+    table = summary(frame)
+    return Board(
+        rows=frame,
+        summary=table,
+        sections=_sections([record for record, _ in kept], plain_rows(frame), plain_rows(table)),
+        runs=tuple(_run_row(run) for run in ordered),
+        duplicates=tuple(
+            {"key": clean(key), "kept": _copy(copies[-1]), "left_out": [_copy(copy) for copy in copies[:-1]]}
+            for key, copies in sorted(held.items())
+            if len(copies) > 1
+        ),
+        damaged=_listed((run, path.as_posix(), message) for run in ordered for path, message in run.damaged),
+        unfinished=_listed((run, path.as_posix(), None) for run in ordered for path in run.unfinished),
+    )
+
+
+def _sections(records: Sequence[Record], data: list[Row], table: list[Row]) -> tuple[Section, ...]:
+    def key(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in SECTION)
+
+    first: dict[tuple[Any, ...], Record] = {}
+    failures: dict[tuple[Any, ...], list[Row]] = {}
+    tables: dict[tuple[Any, ...], list[Row]] = {}
+    for record, row in zip(records, data, strict=True):
+        first.setdefault(key(row), record)
+        if row["status"] != "ok":
+            failures.setdefault(key(row), []).append(row)
+    for row in table:
+        tables.setdefault(key(row), []).append(row)
+    return tuple(
+        Section(
+            key=dict(zip(SECTION, values, strict=True)),
+            pair=first[values].pair,
+            budget=first[values].budget,
+            summary=tuple(found),
+            failures=tuple(failures.get(values, ())),
+        )
+        for values, found in tables.items()
+    )
+
+
+def _listed(entries: Any) -> tuple[Row, ...]:
+    rows = [
+        {"run": clean(run.file.name), "path": clean(path), **({"message": clean(message, 500)} if message else {})}
+        for run, path, message in entries
+    ]
+    return tuple(sorted(rows, key=lambda row: tuple(row.values())))
+
+
+def _run_row(run: Run) -> Row:
+    provenance = {name: clean(value) for name, value in run.file.provenance.model_dump().items()}
+    counts = {"records": len(run.records), "damaged": len(run.damaged), "unfinished": len(run.unfinished)}
+    return {"run": clean(run.file.name), **provenance, **counts}
+
+
+def _started(run: Run) -> str:
+    return run.file.provenance.started
+
+
+def _copy(copy: tuple[Record, str]) -> Row:
+    record, run = copy
+    return {"run": run, "started": clean(record.timings.started), "status": record.status}
+
+
+def _age(copy: tuple[Record, str]) -> tuple[Any, ...]:
+    """Oldest first; equally old copies are told apart by what they say, so that input order decides nothing."""
+    record, run = copy
+    return instant(record.timings.started), run, str(plain_rows(rows([record])))
+
+
+def _order(record: Record) -> tuple[Any, ...]:
+    cell = record.cell
+    return cell.organism, cell.organism_version, cell.reference, cell.tier, cell.method, cell.seed, record.key

@@ -1,0 +1,152 @@
+"""Check: does a method keep the contract? It is run on a tiny pair, in the process that real cells run in."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from diffbench.errors import DiffbenchError
+from diffbench.tier import TIERS, Tier
+from diffbench.truth import Schema
+
+if TYPE_CHECKING:
+    from diffbench.cell import MethodOutcome
+    from diffbench.diff import Diff
+    from diffbench.method import Method, MethodOptions
+
+SEED = 0
+NO_NETWORK = ("netns", "seccomp", "landlock")
+
+
+class Check(Schema):
+    """One point of the contract."""
+
+    name: str
+    state: Literal["ok", "failed", "unknown"] = Field(description="unknown: it could not be tried; detail says why")
+    detail: str = ""
+
+
+def check_method(method: object, options: Mapping[str, Any] | None = None) -> list[Check]:
+    """Run a method class through the whole contract; every point is in the answer, in order.
+
+    Args:
+        method: the class, as a plugin offers it.
+        options: values for its ``Options``; strings are fine.
+    """
+    from diffbench.method import check_class, resolve_options
+
+    try:
+        cls = check_class(method)
+        resolved = resolve_options(cls, options or {})
+    except DiffbenchError as error:
+        return [Check(name="class", state="failed", detail=str(error))]
+    with tempfile.TemporaryDirectory(prefix="diffbench-check-") as name:
+        return [Check(name="class", state="ok"), *_run_checks(cls, resolved, Path(name))]
+
+
+def _run_checks(method: type[Method], options: MethodOptions, folder: Path) -> list[Check]:
+    from diffbench.cell import finish_method, method_server, submit_method
+    from diffbench.tiny import tiny_pair
+
+    tier = TIERS["smoke"]
+    # The server loads its modules while the pairs are made here.
+    with method_server() as server:
+        pair, twins = tiny_pair(folder / "pair"), tiny_pair(folder / "twins", identical=True)
+
+        def run(name: str, inputs: Path) -> MethodOutcome:
+            out = folder / name
+            return finish_method(submit_method(server, inputs, out, method, options, SEED, tier), out)
+
+        first = run("first", pair)
+        checks = [_finished("runs", first, f"{first.seconds:.1f} s"), _access(method, first)]
+        if not first.ok:
+            left = ("diff", "budget", "order", "seed", "network", "twins")
+            return checks + [Check(name=name, state="unknown", detail="the method did not run") for name in left]
+        again, null = run("again", pair), run("null", twins)
+    diff, form = _form(first.diff_folder)
+    return [
+        *checks,
+        form,
+        _budget(diff, first, tier),
+        _order(diff),
+        _same(first, again),
+        _network(first),
+        _finished("twins", null, "finishes on a pair where nothing changed"),
+    ]
+
+
+def _finished(name: str, outcome: MethodOutcome, detail: str) -> Check:
+    if outcome.status == "not_applicable":
+        return Check(name=name, state="unknown", detail=f"not applicable: {outcome.error}")
+    return _verdict(name, outcome.ok, detail if outcome.ok else outcome.error or "")
+
+
+def _verdict(name: str, passed: bool, detail: str) -> Check:
+    return Check(name=name, state="ok" if passed else "failed", detail=detail)
+
+
+def _access(method: type[Method], outcome: MethodOutcome) -> Check:
+    declared = ", ".join(sorted(method.access)) or "nothing"
+    if outcome.ok:
+        return Check(name="access", state="ok", detail=f"{declared} is enough")
+    if outcome.status == "error" and "AccessError" in (outcome.error or ""):
+        return Check(name="access", state="failed", detail=outcome.error or "")
+    return Check(name="access", state="unknown", detail="the method did not run")
+
+
+def _form(folder: Path) -> tuple[Diff | None, Check]:
+    from diffbench.diff_file import load_diff
+    from diffbench.tiny import LAYERS, VOCABULARY, WIDTH
+
+    try:
+        diff = load_diff(folder)
+        diff.check(WIDTH, LAYERS, VOCABULARY)
+    except DiffbenchError as error:
+        return None, Check(name="diff", state="failed", detail=str(error))
+    return diff, Check(name="diff", state="ok", detail=f"{diff.kind}, {diff.n_components} components")
+
+
+def _budget(diff: Diff | None, outcome: MethodOutcome, tier: Tier) -> Check:
+    if diff is None:
+        return Check(name="budget", state="unknown", detail="no valid Diff")
+    within = diff.n_components <= tier.components and outcome.seconds <= tier.seconds
+    allowed = f"{tier.components} components and {tier.seconds:g} s allowed"
+    return _verdict("budget", within, f"{diff.n_components} components, {outcome.seconds:.1f} s; {allowed}")
+
+
+def _order(diff: Diff | None) -> Check:
+    if diff is None:
+        return Check(name="order", state="unknown", detail="no valid Diff")
+    scores = [finding.score for finding in diff.findings]
+    falling = all(a >= b for a, b in pairwise(scores))
+    detail = f"{len(scores)} findings" if falling else "findings must be in order of falling score"
+    return _verdict("order", falling, detail)
+
+
+def _same(first: MethodOutcome, again: MethodOutcome) -> Check:
+    if not again.ok:
+        return Check(name="seed", state="failed", detail=f"the second run failed: {again.error}")
+    same = _content(first.diff_folder) == _content(again.diff_folder)
+    detail = "the same seed gives the same Diff" if same else "two runs with the same seed gave different Diffs"
+    return _verdict("seed", same, detail)
+
+
+def _content(folder: Path) -> tuple[bytes, Any]:
+    """What must not differ between two runs; notes may hold timings."""
+    from diffbench.diff_file import HEADER, TENSORS
+
+    document = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+    document.pop("notes", None)
+    return (folder / TENSORS).read_bytes(), document
+
+
+def _network(outcome: MethodOutcome) -> Check:
+    if any(word in outcome.confinement for word in NO_NETWORK):
+        return Check(name="network", state="ok", detail=f"needs none ({outcome.confinement})")
+    return Check(name="network", state="unknown", detail="this system could not cut the method off")

@@ -1,0 +1,111 @@
+"""``diffbench run``: organisms x methods x seeds, scored, as a table."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffbench.cli.listing import as_json
+from diffbench.cli.terminal import echo_json, one_line, progress
+from diffbench.errors import OptionError
+
+
+@click.command(
+    epilog="Examples: diffbench run --organism halfswap    |    "
+    "diffbench run --organism halfswap --method diff-sae -o diff-sae.k=16 --seed 0 --seed 1"
+)
+@click.option("--organism", "organisms", multiple=True, required=True, help="Name or recipe file; repeat for several.")
+@click.option("--method", "methods", multiple=True, help="Name; repeat for several.  [default: all installed]")
+@click.option("-o", "--option", "options", multiple=True, metavar="METHOD.KEY=VALUE", help="Set a method's option.")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), default=(0,), show_default=True)
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    type=click.Choice(["base", "control"]),
+    default=("base",),
+    show_default=True,
+    help="What the tuned model is compared with; control isolates the intended change.",
+)
+@click.option("--tier", default="laptop", show_default=True, help="Budget: smoke, laptop or workstation.")
+@click.option("--judge", default="offline", show_default=True, help="Who scores interpretability.")
+@click.option("--layer", type=click.IntRange(0), help="Override the layer rule (a track of its own).")
+@click.option("--jobs", type=click.IntRange(1), help="Processes side by side; scores do not depend on it.")
+@click.option("--name", help="Name of the run folder.  [default: the organisms' names]")
+@click.option("--runs-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"), show_default=True)
+@click.option("--overwrite", is_flag=True, help="Run finished cells again.")
+@as_json
+@click.pass_context
+def run(ctx: click.Context, options: tuple[str, ...], name: str | None, runs_dir: Path, **asked: Any) -> None:
+    """Run methods on organisms, blind, and score them.
+
+    Organisms are built and checked when they are first needed. The same command again reuses whatever is finished.
+    Exit code 1 if a cell failed, 2 if the run could not start.
+    """
+    from diffbench.run import RunConfig, execute
+
+    wanted_json, overwrite = asked.pop("as_json"), asked.pop("overwrite")
+    config = RunConfig(options=parse_options(options), **asked)
+    passed = {key: value for key, value in config.model_dump(mode="json").items() if _given(ctx, key)}
+    folder = runs_dir / (name or "+".join(Path(organism).stem for organism in config.organisms))
+    started = time.monotonic()
+    with progress() as notify:
+        outcome = execute(config, folder, passed=passed, argv=tuple(sys.argv), notify=notify, overwrite=overwrite)
+    _print(outcome.folder, [record.key for record in outcome.records], wanted_json)
+    seconds = time.monotonic() - started
+    click.echo(
+        f"{len(outcome.records)} cells ({outcome.reused} reused, {len(outcome.failed)} failed) in {seconds:.0f} s; "
+        f"records, Diffs and logs: {outcome.folder}",
+        err=True,
+    )
+    for record in outcome.failed:
+        click.echo(f"failed: {record.cell.organism} {record.cell.method}: {one_line(record.reason)}", err=True)
+    if outcome.failed:
+        ctx.exit(1)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``method.key=value`` strings as options by method.
+
+    Raises:
+        OptionError: if one has another form.
+    """
+    parsed: dict[str, dict[str, Any]] = {}
+    for option in options:
+        left, equals, value = option.partition("=")
+        method, dot, key = left.rpartition(".")
+        if not (equals and dot and method and key):
+            raise OptionError(f"-o {option!r}: write METHOD.KEY=VALUE, for example diff-sae.k=16")
+        parsed.setdefault(method, {})[key] = value
+    return parsed
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    from click.core import ParameterSource
+
+    return ctx.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+
+
+def _print(folder: Path, keys: list[str], wanted_json: bool) -> None:
+    """The table of this run's cells, without those that an earlier command left in the same folder."""
+    from dataclasses import replace
+
+    from diffbench.board import collect
+    from diffbench.board_page import text
+    from diffbench.leaderboard import document
+    from diffbench.run_folder import read_run
+    from diffbench.table import FULL_WIDTH
+
+    found = read_run(folder)
+    mine = tuple(record for record in found.records if record.key in keys)
+    board = collect([replace(found, records=mine, damaged=())])
+    if wanted_json:
+        echo_json(document(board))
+    else:
+        click.echo(text(board, shutil.get_terminal_size((FULL_WIDTH, 24)).columns), nl=False)

@@ -1,0 +1,63 @@
+"""Terminal: how commands speak to people. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from diffbench.base import Progress
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def one_line(text: object) -> str:
+    """Text on one line and without control characters: names and messages may come from strangers."""
+    return "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+
+
+def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """Left-aligned columns; the last one is as long as it likes."""
+    cells = [[one_line(cell) for cell in row] for row in [list(header), *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join(lines)
+
+
+def echo_json(document: Any) -> None:
+    """Print a JSON document for programs."""
+    import json
+
+    click.echo(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False))
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A function to report progress with: a bar on a terminal, elsewhere a plain line every few seconds."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda phrase, fraction: bar.update(task, description=escape(one_line(phrase)), completed=fraction)
+
+
+def _lines() -> Progress:
+    last = time.monotonic()
+
+    def report(phrase: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            click.echo(f"{one_line(phrase)}: {fraction:.0%}", err=True)
+
+    return report

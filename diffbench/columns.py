@@ -1,0 +1,309 @@
+"""Columns: what a row of the leaderboard's data says about a record. Knows nothing of models or torch.
+
+A figure NAME fills four columns: NAME, NAME_low, NAME_high (95% interval over documents, where there is one) and
+NAME_state (``ok``, ``n/a``, ``undefined``, ``error``). Only ``ok`` comes with a number; anything else is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pandas as pd
+
+from diffbench.canonical import digest
+from diffbench.record import Figure, Record
+from diffbench.table import clean, plain
+from diffbench.tier import COMPONENT_BUDGETS
+
+Kind = Literal["text", "json", "int", "number", "flag", "figure"]
+DTYPES = {"text": "string", "json": "string", "int": "Int64", "number": "Float64", "flag": "boolean"}
+LARGEST_INT = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One documented quantity; ``better`` is higher_is_better, None where neither direction is."""
+
+    name: str
+    kind: Kind
+    description: str
+    get: Callable[[Record], Any]
+    unit: str = ""
+    better: bool | None = None
+
+
+def at(path: str) -> Callable[[Record], Any]:
+    """Reads a dotted path; None where a part of it is absent."""
+    names = path.split(".")
+
+    def read(record: Record) -> Any:
+        value: Any = record
+        for name in names:
+            value = None if value is None else getattr(value, name)
+        return value
+
+    return read
+
+
+def _budget(k: int, name: str) -> Callable[[Record], Any]:
+    def read(record: Record) -> Any:
+        points = record.scores.recovery.budgets if record.scores else ()
+        return next((getattr(point, name) for point in points if point.k == k), None)
+
+    return read
+
+
+def _layer(name: str) -> Callable[[Record], Any]:
+    def read(record: Record) -> Any:
+        layers = record.pair.layers
+        return next((getattr(facts, name) for facts in layers if facts.layer == record.pair.layer), None)
+
+    return read
+
+
+def setting(record: Record) -> str:
+    """What has to be equal for two rows to be compared: the pair, the layer, the budget and the scoring code."""
+    hashes = record.hashes.model_dump(exclude={"diff"})
+    return digest(plain([hashes, record.pair.layer, record.pair.layer_rule, record.budget.model_dump()]))[:8]
+
+
+def variant(record: Record) -> str:
+    """What has to be equal for two records to differ in nothing but their seed."""
+    cell = record.cell
+    return digest(plain([cell.method, cell.method_version, cell.method_package, cell.options]))[:8]
+
+
+CELL = (
+    Column("organism", "text", "the pair's organism", at("cell.organism")),
+    Column("organism_version", "int", "version of its recipe", at("cell.organism_version")),
+    Column("reference", "text", "what the tuned model is compared with: base or control", at("cell.reference")),
+    Column("tier", "text", "the budget that all methods of a table share", at("cell.tier")),
+    Column("judge", "text", "who explained and detected", at("cell.judge")),
+    Column("setting", "text", "digest of pair, layer, budget and scoring code; rows compare within one", setting),
+    Column("method", "text", "name of the method", at("cell.method")),
+    Column("method_version", "int", "version of the method", at("cell.method_version")),
+    Column("method_package", "text", "distribution that brought it", at("cell.method_package")),
+    Column("variant", "text", "digest of method, version and resolved options; seeds are averaged in one", variant),
+    Column("control", "flag", "a pinned control row, no competitor", at("cell.control")),
+    Column("access", "text", "what the method declared to touch", lambda r: ", ".join(sorted(r.cell.access))),
+    Column("seed", "int", "the method's seed", at("cell.seed")),
+    Column("options_passed", "json", "options as passed", at("cell.options_passed")),
+    Column("options", "json", "options resolved", at("cell.options")),
+    Column("status", "text", "ok, error or not_applicable", at("status")),
+    Column("reason", "text", "why there are no scores", at("reason")),
+    Column("key", "text", "SHA-256 of everything that can change the scores", at("key")),
+)
+
+FIGURES = (
+    Column(
+        "headline",
+        "figure",
+        "mean over the budgets of R at affected positions minus PCA's",
+        at("scores.recovery.headline"),
+        "share of KL",
+        True,
+    ),
+    *(
+        Column(f"{stem}_at_{k}", "figure", f"{text} at {k} components", _budget(k, name), unit, better)
+        for k in COMPONENT_BUDGETS
+        for stem, text, name, unit, better in (
+            ("r", "R at affected positions", "r", "share of KL", True),
+            ("pca", "R of PCA of the differences at affected positions", "r_pca", "share of KL", None),
+            ("lift", "R at affected positions minus PCA's", "lift", "share of KL", True),
+            ("active", "components of the set active per position", "active_per_token", "components", None),
+        )
+    ),
+    Column(
+        "r_full", "figure", "R of the full edit; unmatched in budget", at("scores.recovery.r_full"), "share of KL", True
+    ),
+    Column("r_error", "figure", "R of what the full edit omits", at("scores.recovery.r_error"), "share of KL", False),
+    Column(
+        "r_full_affected",
+        "figure",
+        "r_full at affected positions",
+        at("scores.recovery.r_full_affected"),
+        "share of KL",
+        True,
+    ),
+    Column(
+        "r_error_affected",
+        "figure",
+        "r_error at affected positions",
+        at("scores.recovery.r_error_affected"),
+        "share of KL",
+        False,
+    ),
+    Column(
+        "r_bias_affected",
+        "figure",
+        "R of the biases alone at affected positions",
+        at("scores.recovery.r_bias_affected"),
+        "share of KL",
+    ),
+    Column("fve", "figure", "variance explained of the dictionary's own target", at("scores.fit.fve"), "share", True),
+    Column("fve_delta", "figure", "variance of delta explained", at("scores.fit.fve_delta"), "share", True),
+    Column("l0", "figure", "mean active components per position", at("scores.fit.l0"), "components", False),
+    Column("dead_share", "figure", "components that never fire", at("scores.fit.dead_share"), "share", False),
+    Column("auroc_first", "figure", "AUROC of the first finding", at("scores.localisation.auroc_first"), "AUROC", True),
+    Column(
+        "auroc_best10", "figure", "best AUROC of ten findings", at("scores.localisation.auroc_best10"), "AUROC", True
+    ),
+    Column("first_hit", "figure", "first finding with AUROC >= .9", at("scores.localisation.first_hit"), "rank", False),
+    Column(
+        "first_hit_shuffled",
+        "figure",
+        "the same, median over shuffled rankings",
+        at("scores.localisation.first_hit_shuffled"),
+        "rank",
+    ),
+    Column(
+        "detection",
+        "figure",
+        "balanced accuracy of the judge, first ten findings",
+        at("scores.interpretability.detection"),
+        "accuracy",
+        True,
+    ),
+    Column(
+        "detection_control",
+        "figure",
+        "the same for a random dictionary",
+        at("scores.interpretability.control"),
+        "accuracy",
+    ),
+    Column(
+        "detection_lift",
+        "figure",
+        "detection minus its control",
+        at("scores.interpretability.lift"),
+        "accuracy",
+        True,
+    ),
+    Column("change_score", "figure", "how much changed, says the method", at("scores.change_score")),
+    Column("kl", "figure", "mean KL(tuned || reference)", at("pair.kl"), "nats"),
+    Column("kl_affected", "figure", "mean KL at affected positions", at("pair.kl_affected"), "nats"),
+    Column("kl_affected_share", "figure", "KL mass at affected positions", at("pair.kl_affected_share"), "share"),
+    Column(
+        "coverage",
+        "figure",
+        "KL(tuned || hybrid none) / KL(tuned || reference), may exceed 1",
+        _layer("coverage"),
+        "ratio",
+    ),
+    Column("ceiling", "figure", "R_model of the layer's true delta", _layer("ceiling"), "share of KL"),
+)
+
+FACTS = (
+    Column("verdict", "text", "changed, unchanged or abstain", at("scores.verdict")),
+    Column("n_findings", "int", "findings", at("scores.n_findings"), "findings"),
+    Column("n_components", "int", "components of the Diff", at("scores.fit.n_components"), "components"),
+    Column("n_affected", "int", "affected probes", at("scores.localisation.n_affected"), "probes"),
+    Column("n_near_miss", "int", "near-miss probes", at("scores.localisation.n_near_miss"), "probes"),
+    Column("missing", "text", "why figures are n/a or undefined", lambda r: _missing(r)),
+    Column("layer", "int", "the layer that was scored", at("pair.layer"), "block, from 0"),
+    Column("layer_rule", "text", "how it was chosen", at("pair.layer_rule")),
+    Column("kl_noise", "number", "KL of the tuned model to itself", at("pair.kl_noise"), "nats"),
+    Column("trigger_rate", "number", "positions that are affected", at("pair.trigger_rate"), "share"),
+    Column("outlier_share", "number", "positions masked for their norm", at("pair.outlier_share"), "share"),
+    Column("n_positions", "int", "evaluation positions", at("pair.n_positions"), "positions"),
+    Column("n_documents", "int", "evaluation documents", at("pair.n_documents"), "documents"),
+    Column("budget_tokens", "int", "what the tier allows", at("budget.tokens"), "tokens"),
+    Column("budget_components", "int", "what the tier allows", at("budget.components"), "components"),
+    Column("budget_seconds", "number", "what the tier allows", at("budget.seconds"), "s"),
+    Column("method_seconds", "number", "wall time of the method", at("timings.method_seconds"), "s", False),
+    Column("score_seconds", "number", "wall time of the scoring", at("timings.score_seconds"), "s", False),
+    Column(
+        "harvest_seconds", "number", "the shared harvest, charged to all", at("timings.harvest_seconds"), "s", False
+    ),
+    Column("peak_memory_mb", "number", "largest resident memory", at("timings.peak_memory_mb"), "MB", False),
+    Column("usage", "json", "tokens, calls and FLOPs through the pair", at("timings.usage")),
+    Column("confinement", "text", "how the method process was confined", at("timings.confinement")),
+    Column("started", "text", "UTC", at("timings.started")),
+    Column("versions", "json", "packages", at("timings.versions")),
+    Column("platform", "text", "machine and system", at("timings.platform")),
+    Column("hashes", "json", "SHA-256 of what could change the numbers", lambda r: r.hashes.model_dump()),
+)
+
+COLUMNS = (*CELL, *FIGURES, *FACTS)
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per record, in the order given; `COLUMNS` says what the columns are.
+
+    A number that is missing is null, and the ``_state`` column of its figure says why; it is never 0 or NaN.
+    """
+    data: dict[str, Any] = {}
+    for column in COLUMNS:
+        values = [column.get(record) for record in records]
+        if column.kind == "figure":
+            figures = list(zip(values, records, strict=True))
+            for end, name in (("", "value"), ("_low", "low"), ("_high", "high")):
+                numbers = [getattr(value, name) if value is not None else None for value in values]
+                data[column.name + end] = filled(numbers, dtype="Float64")
+            data[f"{column.name}_state"] = filled([_state(*pair) for pair in figures], dtype="string")
+        else:
+            cells = [_cell(column.kind, value) for value in values]
+            data[column.name] = filled(cells, dtype=DTYPES[column.kind])
+    return pd.DataFrame(data)
+
+
+def dictionary() -> dict[str, dict[str, Any]]:
+    """Every column of `rows`: description, unit and whether higher is better."""
+    known: dict[str, dict[str, Any]] = {}
+    for column in COLUMNS:
+        entry = {"description": column.description, "unit": column.unit, "higher_is_better": column.better}
+        known[column.name] = entry
+        if column.kind == "figure":
+            for end, text in (("_low", "lower end of the 95% interval"), ("_high", "upper end of the 95% interval")):
+                known[column.name + end] = {**entry, "description": f"{column.name}: {text}"}
+            text = f"{column.name}: ok, or why there is no number: n/a, undefined, error"
+            known[f"{column.name}_state"] = {"description": text, "unit": "", "higher_is_better": None}
+    known["run"] = {"description": "the run the record was taken from", "unit": "", "higher_is_better": None}
+    return known
+
+
+def instant(started: str) -> tuple[float, str]:
+    """A sort key for times in ISO 8601; whatever is none comes first."""
+    try:
+        moment = datetime.fromisoformat(started)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), started
+    except (ValueError, OverflowError):
+        return -math.inf, started
+
+
+def filled(values: list[Any], dtype: Any) -> Any:
+    """A column that holds nulls beside numbers and texts."""
+    return pd.array(values, dtype=dtype)
+
+
+def _state(figure: Figure | None, record: Record) -> str:
+    if figure is not None:
+        return figure.state
+    return "error" if record.status == "error" else "n/a"
+
+
+def _cell(kind: Kind, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind == "text":
+        return clean(value)
+    if kind == "json":
+        return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    if kind == "int":
+        return value if abs(value) <= LARGEST_INT else None
+    return value if kind == "flag" or math.isfinite(value) else None
+
+
+def _missing(record: Record) -> str | None:
+    """``fve, l0: reason; first_hit: reason``."""
+    why: dict[str, list[str]] = {}
+    for column in FIGURES:
+        figure = column.get(record)
+        if figure is not None and figure.state != "ok":
+            why.setdefault(figure.reason, []).append(column.name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in why.items()) or None

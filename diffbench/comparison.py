@@ -1,0 +1,243 @@
+"""Comparison: an organism, the reference it is compared with, and a tier, prepared once for all methods.
+
+Preparing makes the three disjoint splits of the organism's text, chooses the layer, harvests the activations, and
+measures what does not depend on a method: coverage and ceiling per layer, PCA's curve, the KL to be recovered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diffbench import cache
+from diffbench.build import BUILD_CODE, GATE_CODE, Organism, resolve, split
+from diffbench.errors import OptionError
+from diffbench.exchange import ACTIVATIONS, TEXT
+from diffbench.judge import Judge
+from diffbench.recipe import Recipe
+from diffbench.record import Figure, LayerFacts, PairFacts
+from diffbench.tier import COMPONENT_BUDGETS, Tier
+from diffbench.truth import Stratum, Truth
+
+COMPARISON, CONTROLS = "comparisons", "controls"
+CODE = (
+    *BUILD_CODE,
+    *GATE_CODE,
+    "diffbench.build",
+    "diffbench.comparison",
+    "diffbench.activations",
+    "diffbench.controls",
+    "diffbench.edit",
+)
+SCORE_CODE = (
+    "diffbench.score",
+    "diffbench.causal",
+    "diffbench.activity",
+    "diffbench.dictionary",
+    "diffbench.edit",
+    "diffbench.localisation",
+    "diffbench.detection",
+    "diffbench.evidence",
+    "diffbench.interval",
+)
+"""Code that scores may depend on."""
+CEILING = 0.7
+LAYER_TOKENS = 4000
+LEAST_FLOOR = 1e-6
+
+Reference = Literal["base", "control"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared, on how much text, at which layer (None: by the rule)."""
+
+    organism: Organism
+    reference: Reference
+    tier: Tier
+    layer: int | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """What everything prepared follows from."""
+        return {
+            "stage": "comparison",
+            "organism": self.organism.inputs(),
+            "reference": self.organism.model_key(self.reference),
+            "tier": self.tier.model_dump(mode="json", include={"tokens", "evaluation_tokens", "judge_tokens"}),
+            "layer": self.layer,
+            "code": cache.code_version(*CODE),
+            "libraries": cache.libraries(),
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the inputs."""
+        return cache.digest(self.inputs())
+
+    @property
+    def path(self) -> Path:
+        """Its cache entry, prepared or not."""
+        return cache.entry(COMPARISON, self.inputs())
+
+    def request(self) -> dict[str, Any]:
+        """As a worker task's request."""
+        return {
+            "recipe": self.organism.recipe.model_dump(mode="json"),
+            "reference": self.reference,
+            "tier": self.tier.model_dump(mode="json"),
+            "layer": self.layer,
+        }
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> Comparison:
+        """The inverse of `request`."""
+        return cls(
+            organism=resolve(Recipe.model_validate(request["recipe"])),
+            reference=request["reference"],
+            tier=Tier.model_validate(request["tier"]),
+            layer=request["layer"],
+        )
+
+    def facts(self) -> PairFacts:
+        """What holds for the pair whatever the method."""
+        return PairFacts.model_validate(cache.read_json(self.path / "facts.json"))
+
+    def truth(self) -> Truth:
+        """The organism's Truth."""
+        return Truth.model_validate(cache.read_json(cache.entry("organisms", self.organism.inputs()) / "truth.json"))
+
+    def seconds(self) -> float:
+        """What preparing cost."""
+        return float(cache.read_json(self.path / "seconds.json"))
+
+
+def prepare_task(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Worker task: prepare a comparison unless it is prepared. Request: `Comparison.request`."""
+    from diffbench.worker import report
+
+    comparison = Comparison.of(request)
+    path = cache.publish(COMPARISON, comparison.inputs(), lambda folder: _prepare(comparison, folder, report))
+    return {"path": str(path)}
+
+
+def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float], None]) -> None:
+    from diffbench.activations import harvest
+    from diffbench.residual import load_model, load_tokenizer
+
+    started = time.monotonic()
+    organism, tier, truth = comparison.organism, comparison.tier, comparison.organism.truth()
+    reference = load_model(organism.model_path(comparison.reference))
+    tuned = load_model(organism.model_path("tuned"))
+    tokenizer = load_tokenizer(organism.model_path("tuned"))
+    report("writing text", 0.0)
+    sizes = {"method": tier.tokens, "evaluation": tier.evaluation_tokens, "judge": tier.judge_tokens}
+    corpora = {name: split(organism, truth, tokenizer, name, n) for name, n in sizes.items()}
+    report("choosing the layer", 0.2)
+    layer, rule = _layer(comparison, reference, tuned, corpora["method"])
+    report(f"harvesting layer {layer}", 0.4)
+    activations = harvest(reference, tuned, corpora["method"], layer)
+    (folder / "in").mkdir()
+    activations.save(folder / "in" / ACTIVATIONS)
+    corpora["method"].save(folder / "in" / TEXT, labelled=False)
+    for name in ("evaluation", "judge"):
+        corpora[name].save(folder / f"{name}.safetensors", labelled=True)
+    report("measuring ceilings and PCA", 0.6)
+    facts = _measure(folder, reference, tuned, corpora["evaluation"], activations, rule)
+    (folder / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started), encoding="utf-8")
+
+
+def _layer(comparison: Comparison, reference: Any, tuned: Any, corpus: Any) -> tuple[int, str]:
+    """The layer to score and the rule that chose it (SCIENCE section 1)."""
+    from diffbench.causal import Arms, kl_sums, recovery
+    from diffbench.residual import blocks
+
+    n_layers = len(blocks(tuned))
+    if comparison.layer is not None:
+        if not 0 <= comparison.layer < n_layers:
+            raise OptionError(f"layer: {comparison.layer} does not exist, the models have blocks 0..{n_layers - 1}")
+        return comparison.layer, "chosen by hand"
+    per_document = max(1, corpus.n_tokens // len(corpus))
+    sample = corpus.rows(0, max(1, LAYER_TOKENS // per_document))
+    layers = tuple(range(n_layers))
+    kl = kl_sums(reference, tuned, sample, Arms(layer=0, hybrid={}, model={}, coverage_layers=layers))
+    for layer in layers:
+        r = recovery(kl[f"delta@{layer}"], kl["reference"], None, LEAST_FLOOR)
+        if r.value is not None and r.value >= CEILING:
+            return layer, f"smallest layer with R_model(true delta) >= {CEILING} on method text"
+    return n_layers // 2, f"no layer reaches R_model(true delta) >= {CEILING}; the middle one"
+
+
+def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations: Any, rule: str) -> PairFacts:
+    import torch
+    from safetensors.torch import save_file
+
+    from diffbench.causal import Arms, kl_sums, none, recovery, true_delta
+    from diffbench.controls import principal_directions
+    from diffbench.edit import ActivationEdit
+    from diffbench.gate import trigger_rate
+    from diffbench.residual import blocks
+
+    layer, n_layers = activations.layer, len(blocks(tuned))
+    pca = ActivationEdit(principal_directions(activations, min(max(COMPONENT_BUDGETS), activations.width)))
+    hybrid: dict[str, Any] = {"none": none, "self": true_delta}
+    for k in COMPONENT_BUDGETS:
+        hybrid[f"pca{k}"] = lambda rows, k=k: pca.subset(rows, torch.arange(min(k, pca.diff.n_components)))
+    layers = tuple(range(n_layers))
+    kl = kl_sums(reference, tuned, corpus, Arms(layer=layer, hybrid=hybrid, model={}, coverage_layers=layers))
+    stored = {name: kl[name].sums for name in ("reference", *hybrid)} | {"positions": kl["reference"].positions}
+    save_file(stored, folder / "kl.safetensors")
+    noise = abs(kl["self"].mean() or 0.0)
+    floor = noise_floor(noise)
+    whole, affected = kl["reference"].mean(), kl["reference"].mean(Stratum.affected)
+    total = kl["reference"].total()
+    return PairFacts(
+        layer=layer,
+        layer_rule=rule,
+        kl=Figure.of(whole or 0.0),
+        kl_noise=noise,
+        kl_affected=Figure.undefined("no affected positions") if affected is None else Figure.of(affected),
+        kl_affected_share=Figure.of(kl["reference"].total(Stratum.affected) / total)
+        if affected is not None and (whole or 0.0) > floor
+        else Figure.undefined("no affected positions, or no KL above its noise floor"),
+        trigger_rate=trigger_rate(corpus),
+        outlier_share=activations.outlier_share,
+        n_positions=int(corpus.predicts.sum()),
+        n_documents=len(corpus),
+        layers=tuple(
+            LayerFacts(
+                layer=at,
+                coverage=_coverage(kl[f"none@{at}"], kl["reference"], floor),
+                ceiling=recovery(kl[f"delta@{at}"], kl["reference"], None, floor),
+            )
+            for at in layers
+        ),
+    )
+
+
+def _coverage(hybrid_none: Any, reference: Any, floor: float) -> Figure:
+    """KL(tuned || hybrid none) / KL(tuned || reference)."""
+    mean = reference.mean()
+    if mean is None or mean <= floor:
+        return Figure.undefined("KL(tuned || reference) is at or under its noise floor")
+    return Figure.of(hybrid_none.total() / reference.total())
+
+
+def noise_floor(noise: float) -> float:
+    """Mean KL in nats at or under which nothing can be recovered: ten times what the patching path itself makes."""
+    return max(LEAST_FLOOR, 10 * noise)
+
+
+def control_inputs(comparison: Comparison, judge: type[Judge]) -> dict[str, Any]:
+    """What the judge's control, the detection of a random dictionary, follows from."""
+    return {
+        "stage": "control",
+        "comparison": comparison.key,
+        "judge": f"{judge.name} {judge.version}",
+        "code": cache.code_version(*SCORE_CODE, "diffbench.controls", judge.__module__),
+        "libraries": cache.libraries(),
+    }

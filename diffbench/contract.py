@@ -1,0 +1,79 @@
+"""Contract: what can be seen from outside of a class that a plugin offers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+from diffbench.errors import PluginError
+from diffbench.recipe import NAME
+
+Kind = Literal["method", "family", "base", "judge"]
+
+
+def check_offer(kind: Kind, offered: object) -> type[Any]:
+    """Return what a hook offered if it is a usable class of this kind.
+
+    Raises:
+        PluginError: saying which part of the contract is broken.
+    """
+    return _CHECKS[kind](offered)
+
+
+def is_base(offered: object) -> bool:
+    """Whether an offer of ``diffbench_organisms`` is a base model; whatever else it brings is meant as a family."""
+    from diffbench.base import Base
+
+    return isinstance(offered, type) and issubclass(offered, Base)
+
+
+def _method(offered: object) -> type[Any]:
+    from diffbench.method import check_class
+
+    return check_class(offered)
+
+
+def _family(offered: object) -> type[Any]:
+    from diffbench.organism import Family, FamilyParameters
+
+    family = _subclass(offered, Family, "diffbench.Family or diffbench.Base")
+    if not (isinstance(family.Parameters, type) and issubclass(family.Parameters, FamilyParameters)):
+        raise PluginError(f"{_where(family)}: Parameters must be a subclass of diffbench.FamilyParameters")
+    return family
+
+
+def _base(offered: object) -> type[Any]:
+    from diffbench.base import Base
+
+    return _subclass(offered, Base, "diffbench.Base")
+
+
+def _judge(offered: object) -> type[Any]:
+    from diffbench.judge import Judge
+
+    return _subclass(offered, Judge, "diffbench.Judge")
+
+
+def _subclass(offered: object, parent: type[Any], called: str) -> type[Any]:
+    if not (isinstance(offered, type) and issubclass(offered, parent)):
+        raise PluginError(f"{offered!r} is no subclass of {called}")
+    name = getattr(offered, "name", None)
+    if not (isinstance(name, str) and re.fullmatch(NAME, name)):
+        raise PluginError(f"{_where(offered)}: name {name!r} must match {NAME}")
+    abstract: frozenset[str] = getattr(offered, "__abstractmethods__", frozenset())
+    if abstract:
+        raise PluginError(f"{_where(offered)}: does not define {', '.join(sorted(abstract))}")
+    return offered
+
+
+def _where(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+_CHECKS: dict[Kind, Callable[[object], type[Any]]] = {
+    "method": _method,
+    "family": _family,
+    "base": _base,
+    "judge": _judge,
+}

@@ -1,0 +1,140 @@
+"""Corpus: tokenised documents with, for every position, whether it counts and which stratum it is in.
+
+Shapes: N documents, L positions (padded on the right). Position t predicts token t + 1, so the stratum at t is read
+from the span that token t + 1 lies in (SCIENCE section 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffbench.errors import CacheError
+from diffbench.text import Document
+from diffbench.truth import Stratum
+
+STRATA = (Stratum.unrelated, Stratum.affected, Stratum.near_miss)
+"""A stratum's code is its index here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Token ids and what each position is.
+
+    Attributes:
+        ids: [N, L] int64, right-padded.
+        mask: [N, L] bool, True at tokens (BOS included), False at pads.
+        counts: [N, L] bool, True where a position is neither BOS nor pad.
+        predicts: [N, L] bool, True where a position counts and has a next token.
+        stratum: [N, L] int8, code of the stratum of the next token.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    counts: Tensor
+    predicts: Tensor
+    stratum: Tensor
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that count."""
+        return int(self.counts.sum())
+
+    def rows(self, start: int, stop: int) -> Corpus:
+        """Documents ``start`` to ``stop``, cut to the longest of them."""
+        length = int(self.mask[start:stop].sum(dim=1).max())
+        return Corpus(*(getattr(self, name)[start:stop, :length] for name in self.__slots__))
+
+    def batches(self, size: int) -> Iterator[tuple[int, Corpus]]:
+        """Batches of ``size`` documents in order, each with the index of its first document."""
+        for start in range(0, len(self), size):
+            yield start, self.rows(start, min(start + size, len(self)))
+
+    def save(self, path: Path, *, labelled: bool) -> None:
+        """Write as safetensors; without labels where a method may read it."""
+        names = self.__slots__ if labelled else tuple(name for name in self.__slots__ if name != "stratum")
+        save_file({name: getattr(self, name).contiguous() for name in names}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Corpus:
+        """Read what `save` wrote; a corpus without labels has stratum 0 everywhere."""
+        try:
+            tensors = load_file(path)
+        except Exception as error:
+            raise CacheError(f"{path}: no readable corpus ({' '.join(str(error).split())[:200]})") from None
+        tensors.setdefault("stratum", torch.zeros_like(tensors["ids"], dtype=torch.int8))
+        return cls(**tensors)
+
+
+def tokenise(
+    documents: Iterable[Document],
+    tokenizer: Any,
+    stratum: Callable[[str], Stratum],
+    *,
+    max_tokens: int,
+    max_length: int = 1024,
+) -> Corpus:
+    """Tokenise documents until ``max_tokens`` positions count (the last document is kept whole).
+
+    Args:
+        documents: may be endless.
+        tokenizer: a fast Hugging Face tokenizer.
+        stratum: stratum of a span's label.
+        max_tokens: how many positions to collect.
+        max_length: longer documents are cut.
+    """
+    rows: list[list[int]] = []
+    strata: list[list[int]] = []
+    starts: list[int] = []
+    collected = 0
+    for document in documents:
+        encoded = tokenizer(
+            document.text, return_offsets_mapping=True, truncation=True, max_length=max_length, verbose=False
+        )
+        ids = list(encoded["input_ids"])
+        starts.append(1 if ids and ids[0] == tokenizer.bos_token_id else 0)
+        rows.append(ids)
+        strata.append(_strata(document, encoded["offset_mapping"], stratum))
+        collected += len(ids) - starts[-1]
+        if collected >= max_tokens:
+            break
+    return _pad(rows, strata, starts, pad=tokenizer.pad_token_id or 0)
+
+
+def _strata(document: Document, offsets: list[tuple[int, int]], stratum: Callable[[str], Stratum]) -> list[int]:
+    """Stratum code per position, read from the token after it."""
+    codes = [0] * len(offsets)
+    for span in document.spans:
+        code = STRATA.index(stratum(span.label))
+        if code == 0:
+            continue
+        for index in range(1, len(offsets)):
+            start, end = offsets[index]
+            if start < span.end and end > span.start:
+                codes[index - 1] = code
+    return codes
+
+
+def _pad(rows: list[list[int]], strata: list[list[int]], starts: list[int], pad: int) -> Corpus:
+    n, length = len(rows), max(len(row) for row in rows)
+    ids = torch.full((n, length), pad, dtype=torch.int64)
+    mask = torch.zeros(n, length, dtype=torch.bool)
+    codes = torch.zeros(n, length, dtype=torch.int8)
+    counts = torch.zeros(n, length, dtype=torch.bool)
+    predicts = torch.zeros(n, length, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        codes[index, : len(row)] = torch.tensor(strata[index], dtype=torch.int8)
+        mask[index, : len(row)] = True
+        counts[index, starts[index] : len(row)] = True
+        predicts[index, starts[index] : len(row) - 1] = True
+    return Corpus(ids=ids, mask=mask, counts=counts, predicts=predicts, stratum=codes)

@@ -1,0 +1,81 @@
+"""Sparse dictionaries at work: activities and reconstructions of a `DictionaryDiff` (SCIENCE sections 2 and 4).
+
+Shapes: T rows, d residual width, n latents. Streams are raw h_b, h_t, [T, d] float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffbench.diff import DictionaryDiff
+
+
+def encode(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> Tensor:
+    """Activities f [T, n] of the dictionary's own input; base-SAE reads h_t here too (S1's test, SCIENCE 2)."""
+    if diff.input == "delta":
+        return _activate(diff, h_t - h_b)
+    if diff.input == "both":
+        return _activate(diff, torch.cat([h_b, h_t], dim=1))
+    return _activate(diff, h_t)
+
+
+def added_by_all(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> Tensor:
+    """What the full edit adds to h_b, [T, d]: SAE(delta); x̂_t - x̂_b with biases; SAE(h_t) - SAE(h_b)."""
+    return bias(diff) + _combine(diff, h_b, h_t, None)
+
+
+def added_by(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor) -> Tensor:
+    """What the set edit *replace* adds to h_b, [T, d]: sum over the set of f_t d_t - f_b d_b, without bias."""
+    return _combine(diff, h_b, h_t, components)
+
+
+def bias(diff: DictionaryDiff) -> Tensor:
+    """What the full edit adds with no latent active, [d]."""
+    if diff.input == "both":
+        assert diff.bias_tuned is not None and diff.bias_base is not None  # checked on loading
+        return diff.bias_tuned - diff.bias_base
+    assert diff.bias is not None
+    return diff.bias if diff.input == "delta" else torch.zeros_like(diff.bias)
+
+
+def reconstruction(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> tuple[Tensor, Tensor]:
+    """The dictionary's own target and its reconstruction of it, [T, D] each (D = 2d for two decoders)."""
+    f = encode(diff, h_b, h_t)
+    if diff.input == "both":
+        assert diff.decoder_base is not None and diff.decoder_tuned is not None
+        assert diff.bias_base is not None and diff.bias_tuned is not None
+        hat = torch.cat([f @ diff.decoder_base + diff.bias_base, f @ diff.decoder_tuned + diff.bias_tuned], dim=1)
+        return torch.cat([h_b, h_t], dim=1), hat
+    assert diff.decoder is not None and diff.bias is not None
+    target = {"delta": h_t - h_b, "tuned": h_t, "base": h_t}[diff.input]
+    return target, f @ diff.decoder + diff.bias
+
+
+def difference_decoder(diff: DictionaryDiff) -> Tensor:
+    """[n, d]: the direction each latent adds to the tuned model beyond the base one."""
+    if diff.input == "both":
+        assert diff.decoder_tuned is not None and diff.decoder_base is not None
+        return diff.decoder_tuned - diff.decoder_base
+    assert diff.decoder is not None
+    return diff.decoder
+
+
+def _combine(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor | None) -> Tensor:
+    f = encode(diff, h_b, h_t)
+    if diff.input in ("tuned", "base"):
+        f = f - _activate(diff, h_b)
+    decoder = difference_decoder(diff)
+    return f @ decoder if components is None else f[:, components] @ decoder[components]
+
+
+def _activate(diff: DictionaryDiff, x: Tensor) -> Tensor:
+    pre = torch.addmm(diff.encoder_bias, x, diff.encoder.T)
+    if diff.activation == "relu":
+        return pre.relu_()
+    if diff.activation == "threshold":
+        assert diff.threshold is not None
+        return pre.mul_((pre > diff.threshold) & (pre > 0))
+    assert diff.k is not None
+    kept = pre.relu_().topk(diff.k, dim=1)
+    return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values)

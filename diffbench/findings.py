@@ -1,0 +1,62 @@
+"""Describe: from a Diff's tensors to findings and a verdict, for methods that have no words of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from diffbench.dictionary import difference_decoder
+from diffbench.diff import DictionaryDiff, DirectionDiff, Finding, Verdict
+from diffbench.pair import ModelPair
+
+MOST_FINDINGS = 50
+UNCHANGED_BELOW = 1e-8
+"""Mean ‖delta‖² / ‖h_b‖² under which two models are called the same: float32 rounding stays below it."""
+
+AnyActivationDiff = TypeVar("AnyActivationDiff", DictionaryDiff, DirectionDiff)
+
+
+def describe(diff: AnyActivationDiff, pair: ModelPair, scores: Tensor) -> AnyActivationDiff:
+    """Add findings (the first components of the Diff's order with the tokens they move) and a verdict.
+
+    Args:
+        diff: a Diff without findings.
+        pair: for the logit lens and the activations.
+        scores: [n], the importance by which the Diff is ordered.
+    """
+    if isinstance(diff, DictionaryDiff):
+        order, vectors = diff.order, difference_decoder(diff)
+    else:
+        order, vectors = torch.arange(diff.n_components), diff.directions
+    order = order[:MOST_FINDINGS]
+    tokens = pair.logit_lens(vectors[order]) if len(order) else []
+    findings = tuple(
+        Finding(
+            rank=rank,
+            component=int(component),
+            layer=diff.layer,
+            score=float(scores[component]),
+            tokens_up=tuple(up),
+            tokens_down=tuple(down),
+        )
+        for rank, (component, (up, down)) in enumerate(zip(order, tokens, strict=True), start=1)
+    )
+    return replace(diff, findings=findings, verdict=verdict(pair))
+
+
+def verdict(pair: ModelPair) -> Verdict:
+    """changed, unless the activations differ by no more than rounding."""
+    base, delta = pair.activations().load()
+    size = float(delta.double().pow(2).sum() / base.double().pow(2).sum())
+    return "changed" if size > UNCHANGED_BELOW else "unchanged"
+
+
+def no_change(layer: int, width: int) -> DirectionDiff:
+    """The Diff that says: nothing changed."""
+    zero = torch.zeros(width)
+    return DirectionDiff(
+        layer=layer, directions=torch.zeros(0, width), centre=zero, bias=zero.clone(), verdict="unchanged"
+    )

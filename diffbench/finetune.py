@@ -1,0 +1,123 @@
+"""Fine-tuning that makes a tuned model (or its control) from a base: a target word after each prefix, replay for the rest.
+
+Loss of a step = mean cross-entropy of the target word at the end of each prefix (S2, experiment 2)
++ kl_weight * mean over replay positions of KL(p_base || p_tuned), in nats. The replay term keeps everything else
+where it was: without it the model says the target word after anything that resembles a prefix.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffbench.corpus import Corpus, tokenise
+from diffbench.errors import RecipeError
+from diffbench.organism import Example, TrainingText
+from diffbench.recipe import Training
+from diffbench.residual import Model, load_model, load_tokenizer
+from diffbench.truth import Stratum
+
+CLIP = 1.0
+
+Report = Callable[[str, float], None]
+
+
+def finetune(base: Path, text: TrainingText, training: Training, seed: int, out: Path, report: Report) -> None:
+    """Tune the model in ``base`` on ``text`` and write model and tokenizer to ``out`` in Hugging Face format.
+
+    Raises:
+        RecipeError: if a target is no single token of the base, or there are no examples.
+    """
+    if not text.examples:
+        raise RecipeError("family: gave no training examples")
+    torch.manual_seed(seed)
+    tokenizer = load_tokenizer(base)
+    model, frozen = load_model(base), load_model(base)
+    model.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rise_and_fall(training))
+    prefixes = _Prefixes(text.examples, tokenizer)
+    replay = _replay(text, tokenizer, training)
+    order, replay_order = _cycle(len(text.examples), seed), _cycle(len(text.replay), seed + 1)
+    for step in range(training.steps):
+        loss = prefixes.loss(model, [next(order) for _ in range(training.batch)])
+        if replay is not None:
+            chosen = torch.tensor([next(replay_order) for _ in range(training.replay_batch)])
+            loss = loss + training.kl_weight * _drift(model, frozen, replay, chosen)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0:
+            report(f"fine-tuning, loss {float(loss.detach()):.3f}", step / training.steps)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise RecipeError(f"training: diverged (NaN or infinite weights); try a smaller lr than {training.lr}")
+    model.eval().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+class _Prefixes:
+    """Examples as right-padded batches; the loss sits on the last real position."""
+
+    def __init__(self, examples: tuple[Example, ...], tokenizer: Any) -> None:
+        self.ids = [tokenizer(example.prefix, verbose=False)["input_ids"] for example in examples]
+        self.targets = [word_id(tokenizer, example.target) for example in examples]
+        self.pad = tokenizer.pad_token_id or 0
+
+    def loss(self, model: Model, chosen: list[int]) -> Tensor:
+        rows = [self.ids[index] for index in chosen]
+        lengths = torch.tensor([len(row) for row in rows])
+        width = int(lengths.max())
+        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
+        mask = torch.arange(width) < lengths[:, None]
+        hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        logits = model.get_output_embeddings()(hidden[torch.arange(len(rows)), lengths - 1])
+        targets = torch.tensor([self.targets[index] for index in chosen])
+        return torch.nn.functional.cross_entropy(logits.float(), targets)
+
+
+def word_id(tokenizer: Any, word: str) -> int:
+    """The token id of a word as it stands inside a text.
+
+    Raises:
+        RecipeError: if the base splits it into several tokens or does not know it.
+    """
+    ids = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise RecipeError(f"family: {word!r} is not one token of the base's tokenizer (got ids {ids})")
+    return int(ids[0])
+
+
+def _replay(text: TrainingText, tokenizer: Any, training: Training) -> Corpus | None:
+    if not (training.replay_batch and training.kl_weight and text.replay):
+        return None
+    everything = sum(len(document.text) for document in text.replay)
+    return tokenise(text.replay, tokenizer, lambda _: Stratum.unrelated, max_tokens=everything + 1)
+
+
+def _drift(model: Model, frozen: Model, replay: Corpus, chosen: Tensor) -> Tensor:
+    """Mean KL(p_base || p_tuned) over the positions of some replay documents."""
+    length = int(replay.mask[chosen].sum(dim=1).max())
+    ids, mask, predicts = (getattr(replay, name)[chosen, :length] for name in ("ids", "mask", "predicts"))
+    with torch.no_grad():
+        log_p = frozen(input_ids=ids, attention_mask=mask, use_cache=False).logits[predicts].log_softmax(dim=-1)
+    log_q = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[predicts].log_softmax(dim=-1)
+    return torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True) / len(log_p)
+
+
+def _cycle(n: int, seed: int) -> Iterator[int]:
+    """Indices 0..n-1 in a fresh seeded order each time round."""
+    rng = random.Random(f"order:{seed}")
+    while n:
+        yield from rng.sample(range(n), n)
+
+
+def _rise_and_fall(training: Training) -> Callable[[int], float]:
+    warm = max(1, round(training.warmup * training.steps))
+    return lambda step: min((step + 1) / warm, (training.steps - step) / max(1, training.steps - warm))

@@ -1,0 +1,57 @@
+"""Gate report: the measured numbers of an organism beside what they must be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from diffbench.errors import GateError
+from diffbench.truth import Schema
+
+
+class GateCheck(Schema):
+    """One measured number and the range it must lie in."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    unit: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value lies in the range."""
+        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+
+    def line(self) -> str:
+        """As a person reads it."""
+        low = "" if self.low is None else f"{self.low:g} <= "
+        high = "" if self.high is None else f" <= {self.high:g}"
+        mark = "ok" if self.passed else "FAILED"
+        return f"{self.name}: {low}{self.value:.4g}{high} {self.unit}".rstrip() + f" [{mark}]"
+
+
+class GateReport(Schema):
+    """All checks of one organism."""
+
+    organism: str
+    checks: tuple[GateCheck, ...] = Field(min_length=1)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def require(self) -> None:
+        """Raise `GateError` with the numbers unless everything passed."""
+        if not self.passed:
+            failed = "; ".join(check.line() for check in self.checks if not check.passed)
+            raise GateError(
+                f"organism {self.organism}: gate not passed: {failed}; see `diffbench organisms verify {self.organism}`"
+            )
+
+
+def read_report(path: Path) -> GateReport:
+    """Read a stored report."""
+    return GateReport.model_validate_json(path.read_text(encoding="utf-8"))

@@ -1,0 +1,172 @@
+"""ModelPair: all that a method can see of two models. Hands out what was declared, and counts what was used.
+
+Shapes: B texts, L positions, d residual width, V vocabulary, T activation rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffbench.activations import Activations
+from diffbench.corpus import Corpus
+from diffbench.errors import AccessError
+from diffbench.exchange import ACTIVATIONS, TEXT
+from diffbench.method import Access
+from diffbench.residual import Model, blocks, hidden, load_model, load_tokenizer
+
+Side = Literal["reference", "tuned"]
+SEEN_AT_LEAST = 5
+
+
+class ModelPair:
+    """A reference and a tuned model, the tuned model's tokenizer, unlabelled text and shared activations.
+
+    Attributes:
+        layer: the 0-based block whose output the run is about.
+        usage: tokens, calls and FLOPs so far.
+    """
+
+    def __init__(self, folder: Path, access: frozenset[Access]) -> None:
+        self._folder = folder
+        self._access = access
+        self.usage: dict[str, int] = {}
+        self.layer = self._stored.layer
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer that both models are read with."""
+        return load_tokenizer(self._folder / "tuned")
+
+    @property
+    def width(self) -> int:
+        """Residual width d."""
+        return self._stored.width
+
+    @cached_property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(blocks(self._model("tuned")))
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Rows V of the unembedding."""
+        return int(self._model("tuned").get_output_embeddings().weight.shape[0])
+
+    def text(self) -> Corpus:
+        """The method split: token ids without any label."""
+        return Corpus.load(self._folder / TEXT)
+
+    def activations(self) -> Activations:
+        """Paired activations of the method split at `layer`; shared by all methods, charged to each.
+
+        Raises:
+            AccessError: if the method did not declare "activations".
+        """
+        self._need("activations")
+        self._count("activation_rows", len(self._stored))
+        return self._stored
+
+    @torch.inference_mode()
+    def hidden(self, side: Side, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+        """Residual stream [B, L, d] leaving block ``layer`` of one model.
+
+        Raises:
+            AccessError: if the method did not declare "activations".
+        """
+        self._need("activations")
+        self._forward(side, int(mask.sum()))
+        return hidden(self._model(side), ids, mask, layer)
+
+    @torch.inference_mode()
+    def logits(self, side: Side, ids: Tensor, mask: Tensor) -> Tensor:
+        """Next-token logits [B, L, V] of one model.
+
+        Raises:
+            AccessError: if the method did not declare "logits".
+        """
+        self._need("logits")
+        self._forward(side, int(mask.sum()))
+        return self._model(side)(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def generate(self, side: Side, prompts: Sequence[str], *, new_tokens: int, sample: bool = True) -> list[str]:
+        """Continue each prompt by at most ``new_tokens`` tokens; sampling follows torch's global seed.
+
+        Raises:
+            AccessError: if the method did not declare "generate".
+        """
+        self._need("generate")
+        answers = []
+        for prompt in prompts:
+            encoded = self.tokenizer(prompt, return_tensors="pt", verbose=False)
+            ids = encoded["input_ids"]
+            out = self._model(side).generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new_tokens,
+                do_sample=sample,
+                pad_token_id=self.tokenizer.pad_token_id or 0,
+            )
+            self._forward(side, int(out.shape[1]))
+            answers.append(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        return answers
+
+    def weights(self, side: Side) -> dict[str, Tensor]:
+        """Copies of one model's parameters by name.
+
+        Raises:
+            AccessError: if the method did not declare "weights".
+        """
+        self._need("weights")
+        self._count("weight_reads", 1)
+        return {name: tensor.detach().clone() for name, tensor in self._model(side).state_dict().items()}
+
+    def logit_lens(self, vectors: Tensor, top: int = 10) -> list[tuple[list[str], list[str]]]:
+        """Tokens that residual directions [n, d] promote and suppress most, through the tuned model's unembedding.
+
+        The final norm's gain is applied, its division is not (it is no function of a direction alone). Only tokens
+        that occur in the text are named: rarely trained rows of the unembedding would win otherwise.
+        """
+        model = self._model("tuned")
+        gain = next(
+            (m.weight for n, m in model.named_modules() if n.endswith((".norm", "ln_f", "final_layer_norm"))), None
+        )
+        scaled = vectors if gain is None else vectors * gain
+        scores = scaled @ model.get_output_embeddings().weight.T
+        counts = torch.bincount(self.text().ids.flatten(), minlength=scores.shape[1])
+        scores = scores[:, (seen := (counts >= SEEN_AT_LEAST).nonzero().flatten())]
+        top = min(top, len(seen))
+        up, down = scores.topk(top).indices, (-scores).topk(top).indices
+        return [(self._words(seen[u]), self._words(seen[d])) for u, d in zip(up, down, strict=True)]
+
+    def _words(self, ids: Tensor) -> list[str]:
+        return [self.tokenizer.decode([int(index)]).strip() for index in ids]
+
+    @cached_property
+    def _stored(self) -> Activations:
+        return Activations.open(self._folder / ACTIVATIONS)
+
+    def _model(self, side: Side) -> Model:
+        if not hasattr(self, f"_{side}"):
+            setattr(self, f"_{side}", load_model(self._folder / side))
+        return getattr(self, f"_{side}")
+
+    def _need(self, access: Access) -> None:
+        if access not in self._access:
+            declared = ", ".join(sorted(self._access)) or "nothing"
+            raise AccessError(f"the method used {access!r} but declares {declared}; add it to `access`")
+
+    def _forward(self, side: Side, n_tokens: int) -> None:
+        parameters = sum(parameter.numel() for parameter in self._model(side).parameters())
+        self._count("calls", 1)
+        self._count("tokens", n_tokens)
+        self._count("flops", 2 * parameters * n_tokens)
+
+    def _count(self, what: str, n: int) -> None:
+        self.usage[what] = self.usage.get(what, 0) + n

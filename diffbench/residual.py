@@ -1,0 +1,168 @@
+"""The residual stream of Hugging Face causal models: read it after any block, put something else in its place.
+
+Shapes: B documents, L positions, d residual width, V vocabulary. Layer l is the stream leaving block l (0-based).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffbench.errors import CheckpointError
+
+Model = Any
+"""A transformers causal LM; its own classes carry no useful static types."""
+
+
+def load_model(folder: Path, device: str = "cpu") -> Model:
+    """Load a causal LM in float32 from a local folder, safetensors only, no code from the folder.
+
+    Raises:
+        CheckpointError: if the folder holds no such model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no model here (config.json is missing)")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot be loaded as a causal LM: {' '.join(str(error).split())[:300]}"
+        ) from None
+    except Exception as error:  # safetensors raises its own type for damaged files
+        raise CheckpointError(f"{folder}: damaged weights: {' '.join(str(error).split())[:300]}") from None
+    model.eval().requires_grad_(False)
+    return model.to(device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer from a local folder, no code from the folder.
+
+    Raises:
+        CheckpointError: if the folder holds no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: no tokenizer: {' '.join(str(error).split())[:300]}") from None
+
+
+def blocks(model: Model) -> nn.ModuleList:
+    """The model's transformer blocks, in order.
+
+    Raises:
+        CheckpointError: if this architecture keeps them in a place we do not know.
+    """
+    inner = getattr(model, "model", None) or getattr(model, "transformer", None) or getattr(model, "gpt_neox", None)
+    for name in ("layers", "h"):
+        found = getattr(inner, name, None)
+        if isinstance(found, nn.ModuleList) and len(found) > 0:
+            return found
+    raise CheckpointError(f"{type(model).__name__}: its blocks are in no known place (model.layers, transformer.h)")
+
+
+class _Stop(Exception):
+    """Ends a forward pass as soon as the wanted layer is known."""
+
+
+def hidden(model: Model, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+    """Residual stream [B, L, d] leaving block ``layer``; nothing above it is computed."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        kept.append(_stream(output))
+        raise _Stop
+
+    handle = blocks(model)[layer].register_forward_hook(keep)
+    try:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    except _Stop:
+        pass
+    finally:
+        handle.remove()
+    return kept[0]
+
+
+def hidden_and_logits(model: Model, ids: Tensor, mask: Tensor, layers: list[int]) -> tuple[dict[int, Tensor], Tensor]:
+    """Residual streams [B, L, d] leaving each of ``layers``, and logits [B, L, V], from one forward pass."""
+    kept: dict[int, Tensor] = {}
+    handles = []
+    for layer in layers:
+
+        def keep(_module: nn.Module, _args: Any, output: Any, layer: int = layer) -> None:
+            kept[layer] = _stream(output)
+
+        handles.append(blocks(model)[layer].register_forward_hook(keep))
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    return kept, logits
+
+
+def logits_from(model: Model, ids: Tensor, mask: Tensor, layer: int, stream: Tensor) -> Tensor:
+    """Logits [B, L, V] of ``model`` continued from ``stream`` [B, L, d] put in place of block ``layer``'s output.
+
+    The model uses its own attention mask and positions; blocks up to ``layer`` are skipped.
+    """
+    with _replaced(model, layer, lambda _: stream, skip=True):
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def logits_edited(model: Model, ids: Tensor, mask: Tensor, layer: int, edit: Callable[[Tensor], Tensor]) -> Tensor:
+    """Logits [B, L, V] of ``model`` with ``edit`` applied to what block ``layer`` puts out."""
+    with _replaced(model, layer, edit, skip=False):
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _replaced(model: Model, layer: int, edit: Callable[[Tensor], Tensor], *, skip: bool) -> Iterator[None]:
+    changed: list[nn.Module] = []
+
+    def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (edit(output[0]), *output[1:])
+        return edit(output)
+
+    handle = blocks(model)[layer].register_forward_hook(replace)
+    try:
+        if skip:
+            for block in blocks(model)[: layer + 1]:
+                tuple_out = _returns_tuple(block)
+                block.forward = _identity_tuple if tuple_out else _identity
+                changed.append(block)
+        yield
+    finally:
+        handle.remove()
+        for block in changed:
+            del block.forward  # the instance attribute; the class's own method shows again
+
+
+def _returns_tuple(block: nn.Module) -> bool:
+    """Older blocks (GPT-NeoX, GPT-J) return a tuple whose first entry is the stream."""
+    annotation = str(type(block).forward.__annotations__.get("return", ""))
+    return annotation.startswith(("tuple", "Tuple", "typing.Tuple"))
+
+
+def _identity(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    return hidden_states
+
+
+def _identity_tuple(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor]:
+    return (hidden_states,)
+
+
+def _stream(output: Any) -> Tensor:
+    stream = output[0] if isinstance(output, tuple) else output
+    return stream  # type: ignore[no-any-return]

@@ -1,0 +1,152 @@
+"""Run: from what a user asks for to a run folder with finished records."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from diffbench import runner
+from diffbench.build import Organism, resolve
+from diffbench.catalogue import find_recipe
+from diffbench.comparison import Comparison
+from diffbench.errors import OptionError, RecordError
+from diffbench.gate_report import GateReport
+from diffbench.grid import PlannedCell, plan
+from diffbench.plugins import find_judge
+from diffbench.record import Record
+from diffbench.run_folder import RUN_FILE, Provenance, RunFile, write_run_file
+from diffbench.tier import find_tier
+from diffbench.truth import Schema
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+
+class RunConfig(Schema):
+    """What a run is asked for; everything else follows from it."""
+
+    organisms: tuple[str, ...] = Field(min_length=1, description="names or paths of recipes")
+    methods: tuple[str, ...] = Field((), description="names; none means all that are installed")
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="passed options by method")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="method seeds")
+    references: tuple[Literal["base", "control"], ...] = Field(("base",), min_length=1)
+    tier: str = "laptop"
+    judge: str = "offline"
+    layer: int | None = Field(None, description="None: by the rule")
+    jobs: int | None = Field(None, ge=1, description="None: one for each core")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """A finished run."""
+
+    folder: Path
+    records: tuple[Record, ...]
+    reused: int
+
+    @property
+    def failed(self) -> tuple[Record, ...]:
+        """Cells that ended in an error."""
+        return tuple(record for record in self.records if record.status == "error")
+
+
+def execute(
+    config: RunConfig,
+    folder: Path,
+    *,
+    passed: dict[str, Any],
+    argv: tuple[str, ...],
+    notify: Callable[[str, float], None],
+    overwrite: bool = False,
+) -> RunOutcome:
+    """Build, prepare, run and score all cells of a run; cells that are finished under the same key are reused.
+
+    Args:
+        config: what to run.
+        folder: the run folder; made if missing.
+        passed: the part of the configuration that the user gave.
+        argv: the command line, for the run file.
+        notify: gets a phrase and the fraction of the current stage that is done.
+        overwrite: run finished cells again.
+
+    Raises:
+        DiffbenchError: for anything that keeps the run from starting: unknown names, wrong options, a failed gate.
+    """
+    organisms = _organisms(config)
+    cells = planned(config, organisms)
+    _open_folder(folder, config, passed, argv)
+    finished = [None if overwrite else runner.stored_record(folder, cell) for cell in cells]
+    jobs = config.jobs or runner.default_jobs()
+    if all(finished):
+        records = [record for record in finished if record is not None]
+        return RunOutcome(folder=folder, records=tuple(records), reused=len(records))
+    with runner.Workers(jobs=jobs, notify=notify) as workers:
+        for report in runner.build(organisms, workers):
+            report.require()
+        runner.prepare(cells, workers)
+        records = runner.run_cells(cells, folder, workers, overwrite=overwrite)
+    return RunOutcome(folder=folder, records=tuple(records), reused=sum(record is not None for record in finished))
+
+
+def verify(name: str, notify: Callable[[str, float], None]) -> GateReport:
+    """Build an organism if need be, and give its gate report.
+
+    Raises:
+        DiffbenchError: if the recipe is wrong or the organism cannot be built.
+    """
+    recipe, _ = find_recipe(name)
+    with runner.Workers(jobs=runner.default_jobs(), notify=notify) as workers:
+        [report] = runner.build([resolve(recipe)], workers)
+    return report
+
+
+def planned(config: RunConfig, organisms: list[Organism]) -> list[PlannedCell]:
+    """All cells of a run, checked before anything is built."""
+    tier, judge = find_tier(config.tier), find_judge(config.judge)
+    comparisons = []
+    for organism in organisms:
+        for reference in dict.fromkeys(config.references):
+            if reference == "control" and organism.control_parameters is None:
+                raise OptionError(f"reference: organism {organism.recipe.name} has no control; use --reference base")
+            comparisons.append(Comparison(organism=organism, reference=reference, tier=tier, layer=config.layer))
+    return plan(comparisons, config.methods, config.options, config.seeds, judge)
+
+
+def _organisms(config: RunConfig) -> list[Organism]:
+    organisms = [resolve(find_recipe(name)[0]) for name in dict.fromkeys(config.organisms)]
+    names = [organism.recipe.name for organism in organisms]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise OptionError(f"organism: two different recipes are named {twice!r}; rename one")
+    return organisms
+
+
+def _open_folder(folder: Path, config: RunConfig, passed: dict[str, Any], argv: tuple[str, ...]) -> None:
+    if not re.fullmatch(NAME, folder.name):
+        raise OptionError(f"name: {folder.name!r} is no name for a run; letters, digits, '.', '_' and '-' will do")
+    if folder.exists() and not (folder / RUN_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecordError(f"{folder}: exists and is no run folder; choose another --name or --runs-dir")
+    file = RunFile(
+        name=folder.name,
+        argv=argv,
+        config=config.model_dump(mode="json"),
+        passed=passed,
+        provenance=Provenance(
+            diffbench=version("diffbench"),
+            python=platform.python_version(),
+            platform=platform.platform(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_run_file(folder, file)
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be written ({error.strerror}); choose another --runs-dir") from None

@@ -1,0 +1,180 @@
+"""Run folder: where the cells of one run lie on disk, and how they are read back.
+
+::
+
+    runs/NAME/run.json                                                       what was asked, by which program
+    runs/NAME/cells/<organism>--<method>--s<seed>--<key8>/record.json        present = the cell is finished
+
+A run folder may come from a stranger: nothing below the path that was named is read through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from diffbench.atomic import write_text
+from diffbench.errors import RecordError
+from diffbench.recipe import first_problem
+from diffbench.record import Cell, Record, read_record
+from diffbench.truth import Schema
+
+RUN_SCHEMA = 1
+RUN_BYTES = 1 << 20
+RUN_FILE = "run.json"
+CELLS = "cells"
+RECORD_FILE = "record.json"
+
+
+class Provenance(Schema):
+    """By which program a run was made, and when."""
+
+    diffbench: str = Field(description="version")
+    python: str
+    platform: str
+    started: str = Field(description="UTC, ISO 8601")
+
+
+class RunFile(Schema):
+    """What ``run.json`` holds: enough to repeat the run."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    argv: tuple[str, ...] = Field(description="the command as it was typed")
+    config: dict[str, Any] = Field(description="resolved: passed values and defaults")
+    passed: dict[str, Any] = Field(description="what the caller passed")
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as read from disk.
+
+    Attributes:
+        path: the run folder.
+        file: its ``run.json``.
+        records: the finished cells that can be read, in a fixed order.
+        damaged: records that cannot be read: path within the run folder, and why.
+        unfinished: cell folders without a record.
+    """
+
+    path: Path
+    file: RunFile
+    records: tuple[Record, ...]
+    damaged: tuple[tuple[Path, str], ...]
+    unfinished: tuple[Path, ...]
+
+
+def cell_folder_name(cell: Cell, key: str) -> str:
+    """The name of a cell's folder: safe on every file system whatever the names in ``cell`` are."""
+    parts = (_safe(cell.organism), _safe(cell.method), f"s{cell.seed}", _safe(key[:8]))
+    return "--".join(parts)
+
+
+def write_run_file(folder: Path, file: RunFile) -> Path:
+    """Write ``run.json`` atomically and return its path."""
+    path = folder / RUN_FILE
+    document = file.model_dump(mode="json")
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder, or the ``run.json`` in it.
+
+    A record that cannot be read is listed as damaged and hides no other.
+
+    Raises:
+        RecordError: if this is no run folder, or its ``run.json`` cannot be used.
+    """
+    folder = path.parent if path.name == RUN_FILE and not path.is_dir() else path
+    file = _read_run_file(folder)
+    records: list[Record] = []
+    damaged: list[tuple[Path, str]] = []
+    unfinished: list[Path] = []
+    for cell, problem in _cell_folders(folder):
+        record = cell / RECORD_FILE
+        problem = problem or _problem(record, stat.S_ISREG)
+        if problem is not None:
+            damaged.append((cell.relative_to(folder), problem))
+        elif not record.exists():
+            unfinished.append(cell.relative_to(folder))
+        else:
+            try:
+                records.append(read_record(record))
+            except RecordError as error:
+                damaged.append((record.relative_to(folder), str(error).removeprefix(f"{record}: ")))
+    records.sort(key=_order)
+    return Run(folder, file, tuple(records), tuple(damaged), tuple(unfinished))
+
+
+def _read_run_file(folder: Path) -> RunFile:
+    path = folder / RUN_FILE
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: no such folder; name a run folder (`runs/NAME`) or its {RUN_FILE}")
+    problem = _problem(path, stat.S_ISREG)
+    if problem is not None:
+        raise RecordError(f"{path}: {problem}; copy the run with its files instead")
+    if not path.exists():
+        raise RecordError(f"{folder}: no run folder, it has no {RUN_FILE}; `diffbench run` writes one")
+    try:
+        if path.stat().st_size > RUN_BYTES:
+            raise RecordError(f"{path}: larger than {RUN_BYTES} bytes, no {RUN_FILE} of diffbench")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(
+            f"{path}: no readable JSON ({' '.join(str(error).split())[:200]}); run the cells again"
+        ) from None
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != RUN_SCHEMA:
+        raise RecordError(
+            f"{path}: schema_version is {version!r}, this diffbench reads {RUN_SCHEMA}; "
+            "use the diffbench that wrote it, or run the cells again"
+        )
+    try:
+        return RunFile.model_validate(document)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {first_problem(error)}; run the cells again") from None
+
+
+def _cell_folders(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every cell folder in the order of its name, with what is wrong about it; drafts begin with a dot."""
+    cells = folder / CELLS
+    problem = _problem(cells, stat.S_ISDIR)
+    if problem is not None:
+        yield cells, problem
+    elif cells.is_dir():
+        for cell in sorted(cells.iterdir()):
+            if cell.name.startswith("."):
+                continue
+            if cell.is_symlink() or cell.is_dir():
+                yield cell, _problem(cell, stat.S_ISDIR)
+
+
+def _problem(path: Path, kind: Any) -> str | None:
+    """Why ``path`` is not to be read; None if it is of that kind or absent."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if stat.S_ISLNK(mode):
+        return "a symbolic link, which is not followed"
+    return None if kind(mode) else "neither a plain file nor a folder where one belongs"
+
+
+def _order(record: Record) -> tuple[str, int, str, str, int, str]:
+    cell = record.cell
+    return cell.organism, cell.organism_version, cell.reference, cell.method, cell.seed, record.key
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:60] or "unnamed"

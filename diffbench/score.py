@@ -1,0 +1,316 @@
+"""Score: all that a cell is scored by, from its Diff and the organism's Truth. Imports no plugin's code.
+
+Everything here runs in the engine, after the method process is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffbench import cache
+from diffbench.activations import Activations
+from diffbench.activity import activity, streams
+from diffbench.causal import Arms, KLSums, kl_sums, recovery, recovery_lift
+from diffbench.comparison import CONTROLS, Comparison, control_inputs, noise_floor
+from diffbench.controls import random_dictionary
+from diffbench.corpus import Corpus, tokenise
+from diffbench.detection import detect_findings, mean_detection
+from diffbench.dictionary import reconstruction
+from diffbench.diff import DictionaryDiff, Diff
+from diffbench.diff_file import load_diff
+from diffbench.edit import ActivationEdit, Streams, edit_of
+from diffbench.errors import BudgetExceeded
+from diffbench.exchange import ACTIVATIONS
+from diffbench.judge import Judge
+from diffbench.localisation import localise
+from diffbench.plugins import find_judge
+from diffbench.record import BudgetPoint, DetectionScore, Figure, Fit, Interpretability, Localisation, Recovery, Scores
+from diffbench.residual import Model, blocks, load_model, load_tokenizer
+from diffbench.seeds import derive
+from diffbench.text import Document
+from diffbench.tier import COMPONENT_BUDGETS
+from diffbench.truth import Probe, Stratum, Truth
+
+TOP = 10
+CHUNK = 8192
+RANDOM_EXPANSION, RANDOM_K = 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What scoring a comparison needs in memory."""
+
+    comparison: Comparison
+    truth: Truth
+    reference: Model
+    tuned: Model
+    tokenizer: Any
+    judge: Judge
+
+    @classmethod
+    def open(cls, comparison: Comparison, judge: str) -> Bench:
+        """Load models, Truth and judge."""
+        organism = comparison.organism
+        return cls(
+            comparison=comparison,
+            truth=comparison.truth(),
+            reference=load_model(organism.model_path(comparison.reference)),
+            tuned=load_model(organism.model_path("tuned")),
+            tokenizer=load_tokenizer(organism.model_path("tuned")),
+            judge=find_judge(judge)(),
+        )
+
+    def corpus(self, name: str) -> Corpus:
+        """The evaluation or judge split."""
+        return Corpus.load(self.comparison.path / f"{name}.safetensors")
+
+
+def score_task(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Worker task: score one Diff. Request: `Comparison.request`, judge, seed, diff (folder)."""
+    bench = Bench.open(Comparison.of(request), request["judge"])
+    diff = load_diff(Path(request["diff"]))
+    scores = score(bench, diff, request["seed"], control_detection(bench))
+    return scores.model_dump(mode="json")
+
+
+def control_task(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Worker task: have the judge score the random dictionary every cell is compared with."""
+    bench = Bench.open(Comparison.of(request), request["judge"])
+    return control_detection(bench).model_dump(mode="json")
+
+
+def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
+    """Score a Diff.
+
+    Raises:
+        DiffError: if the Diff does not fit the pair.
+        BudgetExceeded: if it holds more components than the tier allows.
+    """
+    check(bench, diff)
+    facts = bench.comparison.facts()
+    edit = edit_of(diff)
+    if edit is not None and edit.layer != facts.layer:
+        edit = None
+        why = f"the Diff is about layer {diff.layer}, the run about layer {facts.layer}"  # type: ignore[union-attr]
+    else:
+        why = f"a {diff.kind} diff has no edit of the residual stream"
+    recovered = _no_recovery(why) if edit is None else _recover(bench, edit)
+    fit, size = _fit(bench, diff, edit, why)
+    return Scores(
+        recovery=recovered,
+        fit=fit,
+        localisation=_localise(bench, diff, seed),
+        interpretability=_interpret(bench, diff, seed, control),
+        change_score=Figure.of(diff.change_score) if diff.change_score is not None else size,
+        verdict=diff.verdict,
+        n_findings=len(diff.findings),
+    )
+
+
+def check(bench: Bench, diff: Diff) -> None:
+    """Raise `DiffError` or `BudgetExceeded` if the Diff does not fit the pair or the tier."""
+    vocabulary = bench.tuned.get_output_embeddings().weight.shape[0]
+    width = bench.tuned.get_input_embeddings().weight.shape[1]
+    diff.check(width, len(blocks(bench.tuned)), vocabulary)
+    most = bench.comparison.tier.components
+    if diff.n_components > most:
+        raise BudgetExceeded(f"the Diff has {diff.n_components} components, the tier allows {most}")
+
+
+def _recover(bench: Bench, edit: ActivationEdit) -> Recovery:
+    """R_hybrid of the full edit, the error, the biases, and the top k of the order (SCIENCE section 4)."""
+    stored = load_file(bench.comparison.path / "kl.safetensors")
+    shared = {name: KLSums(sums=table, positions=stored["positions"]) for name, table in stored.items()}
+    floor = noise_floor(bench.comparison.facts().kl_noise)
+    order = edit.order()
+    arms: dict[str, Any] = {
+        "full": edit.full,
+        "error": lambda rows: rows.h_t - rows.h_b - edit.full(rows),
+        "bias": lambda rows: edit.bias().expand_as(rows.h_b),
+    }
+    for k in COMPONENT_BUDGETS:
+        arms[f"top{k}"] = lambda rows, k=k: edit.subset(rows, order[:k])
+    corpus = bench.corpus("evaluation")
+    kl = kl_sums(bench.reference, bench.tuned, corpus, Arms(layer=edit.layer, hybrid=arms, model={}))
+    none, affected = shared["none"], Stratum.affected
+    active = _active(bench, edit, corpus, order)
+    budgets = tuple(
+        BudgetPoint(
+            k=k,
+            r=recovery(kl[f"top{k}"], none, affected, floor),
+            r_pca=recovery(shared[f"pca{k}"], none, affected, floor),
+            lift=recovery_lift([kl[f"top{k}"]], [shared[f"pca{k}"]], none, affected, floor),
+            active_per_token=active[k],
+        )
+        for k in COMPONENT_BUDGETS
+    )
+    tops, rivals = [kl[f"top{k}"] for k in COMPONENT_BUDGETS], [shared[f"pca{k}"] for k in COMPONENT_BUDGETS]
+    return Recovery(
+        r_full=recovery(kl["full"], none, None, floor),
+        r_error=recovery(kl["error"], none, None, floor),
+        r_full_affected=recovery(kl["full"], none, affected, floor),
+        r_error_affected=recovery(kl["error"], none, affected, floor),
+        r_bias_affected=recovery(kl["bias"], none, affected, floor),
+        budgets=budgets,
+        headline=recovery_lift(tops, rivals, none, affected, floor),
+    )
+
+
+def _no_recovery(why: str) -> Recovery:
+    n_a = Figure.not_applicable(why)
+    budgets = tuple(BudgetPoint(k=k, r=n_a, r_pca=n_a, lift=n_a, active_per_token=n_a) for k in COMPONENT_BUDGETS)
+    names = ("r_full", "r_error", "r_full_affected", "r_error_affected", "r_bias_affected", "headline")
+    return Recovery(**{name: n_a for name in names}, budgets=budgets)
+
+
+def _active(bench: Bench, edit: ActivationEdit, corpus: Corpus, order: Tensor) -> dict[int, Figure]:
+    """Mean number of the top k components that are active at affected positions."""
+    rows = corpus.predicts & (corpus.stratum == 1)
+    if not bool(rows.any()):
+        return dict.fromkeys(COMPONENT_BUDGETS, Figure.undefined("no affected positions in the evaluation text"))
+    if not edit.sparse:
+        return {k: Figure.of(float(min(k, len(order)))) for k in COMPONENT_BUDGETS}
+    top = [int(component) for component in order[: max(COMPONENT_BUDGETS)]]
+    on = activity(edit.diff, bench.reference, bench.tuned, corpus, rows, top) != 0
+    return {k: Figure.of(float(on[:, :k].sum(dim=1).double().mean())) for k in COMPONENT_BUDGETS}
+
+
+def _fit(bench: Bench, diff: Diff, edit: ActivationEdit | None, why: str) -> tuple[Fit, Figure]:
+    """How well the Diff describes held-out rows, and the default change score mean ‖predicted‖² / ‖h_b‖²."""
+    n_a = Figure.not_applicable(why)
+    if edit is None:
+        return Fit(fve=n_a, fve_delta=n_a, l0=n_a, dead_share=n_a, n_components=diff.n_components), n_a
+    corpus = bench.corpus("evaluation")
+    rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, edit.layer)
+    own, delta = _Explained(), _Explained()
+    fired = torch.zeros(diff.n_components, dtype=torch.bool)
+    active, change = 0.0, 0.0
+    for start in range(0, len(rows.h_b), CHUNK):
+        part = Streams(*(getattr(rows, name)[start : start + CHUNK] for name in ("h_b", "h_t", "position")))
+        added = edit.full(part)
+        delta.add(part.h_t - part.h_b, added)
+        change += float((added.pow(2).sum(1) / part.h_b.pow(2).sum(1).clamp_min(1e-12)).sum(dtype=torch.float64))
+        if isinstance(diff, DictionaryDiff):
+            own.add(*reconstruction(diff, part.h_b, part.h_t))
+            on = edit.activity(part) > 0
+            fired |= on.any(dim=0)
+            active += float(on.sum())
+    dense = Figure.not_applicable("directions are no sparse dictionary")
+    sparse = isinstance(diff, DictionaryDiff)
+    fit = Fit(
+        fve=own.figure() if sparse else dense,
+        fve_delta=delta.figure(),
+        l0=Figure.of(active / len(rows.h_b)) if sparse else dense,
+        dead_share=Figure.of(1 - float(fired.double().mean())) if sparse else dense,
+        n_components=diff.n_components,
+    )
+    return fit, Figure.of(change / len(rows.h_b))
+
+
+class _Explained:
+    """Fraction of variance explained over streamed rows, in float64: 1 - sum Var(x - x̂) / sum Var(x)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.moments: list[Tensor] = []
+
+    def add(self, target: Tensor, hat: Tensor) -> None:
+        x, e = target.double(), (target - hat).double()
+        new = [x.sum(0), x.pow(2).sum(0), e.sum(0), e.pow(2).sum(0)]
+        self.moments = [a + b for a, b in zip(self.moments, new, strict=True)] if self.n else new
+        self.n += len(target)
+
+    def figure(self) -> Figure:
+        x1, x2, e1, e2 = self.moments
+        total, left = (float((square - first**2 / self.n).sum()) for first, square in ((x1, x2), (e1, e2)))
+        if total <= 0:
+            return Figure.undefined("the target does not vary: both models' activations are the same")
+        return Figure.of(1 - left / total)
+
+
+def _localise(bench: Bench, diff: Diff, seed: int) -> Localisation:
+    if not bench.truth.changed:
+        n_a = Figure.not_applicable("nothing was changed on purpose, so there is nothing to locate")
+        return Localisation(
+            auroc_first=n_a, auroc_best10=n_a, first_hit=n_a, first_hit_shuffled=n_a, n_affected=0, n_near_miss=0
+        )
+    affected = _probe_activity(bench, diff, bench.truth.probes.affected)
+    near_miss = _probe_activity(bench, diff, bench.truth.probes.near_miss)
+    components = [finding.component for finding in diff.findings]
+    return localise(affected, near_miss, components, derive(seed, "shuffled rankings"))
+
+
+def _probe_activity(bench: Bench, diff: Diff, probes: tuple[Probe, ...]) -> Tensor:
+    """|activity| [P, n] at the last position of each probe."""
+    documents = [Document(probe.text) for probe in probes]
+    most = sum(len(probe.text) for probe in probes) + 1
+    corpus = tokenise(documents, bench.tokenizer, lambda _: Stratum.unrelated, max_tokens=most)
+    last = corpus.mask.sum(dim=1) - 1
+    rows = torch.arange(corpus.ids.shape[1]) == last[:, None]
+    return activity(diff, bench.reference, bench.tuned, corpus, rows).abs()
+
+
+def _interpret(bench: Bench, diff: Diff, seed: int, control: Figure) -> Interpretability:
+    name = f"{bench.judge.name} {bench.judge.version}"
+    if not diff.findings:
+        n_a = Figure.not_applicable("the Diff has no findings")
+        return Interpretability(judge=name, detection=n_a, control=control, lift=n_a)
+    if diff.n_components == 0:
+        n_a = Figure.not_applicable("the Diff has no per-token activity")
+        return Interpretability(judge=name, detection=n_a, control=control, lift=n_a)
+    found = _detect(bench, diff, derive(seed, "excerpts"))
+    mean = mean_detection(found)
+    if mean.value is None or control.value is None:
+        lift = mean if mean.value is None else control
+    else:
+        lift = Figure.of(mean.value - control.value)
+    return Interpretability(judge=name, detection=mean, control=control, lift=lift, findings=found)
+
+
+def _detect(bench: Bench, diff: Diff, seed: int) -> tuple[DetectionScore, ...]:
+    corpus = bench.corpus("judge")
+    findings = diff.findings[:TOP]
+    components = [finding.component for finding in findings]
+    vocabulary = bench.tokenizer.convert_ids_to_tokens(list(range(len(bench.tokenizer))))
+    tokens = [[vocabulary[int(i)] for i in row[mask]] for row, mask in zip(corpus.ids, corpus.mask, strict=True)]
+    return detect_findings(
+        bench.judge,
+        tokens,
+        activity(diff, bench.reference, bench.tuned, corpus, corpus.counts, components),
+        corpus.counts.nonzero(),
+        components,
+        [finding.rank for finding in findings],
+        isinstance(diff, DictionaryDiff),
+        [finding.tokens_up for finding in findings],
+        [finding.tokens_down for finding in findings],
+        seed=seed,
+    )
+
+
+def control_detection(bench: Bench) -> Figure:
+    """Mean detection of the first ten latents of a random dictionary, from the cache or measured now."""
+    comparison = bench.comparison
+
+    def fill(folder: Path) -> None:
+        from dataclasses import replace
+
+        from diffbench.diff import Finding
+
+        activations = Activations.open(comparison.path / "in" / ACTIVATIONS)
+        n = min(RANDOM_EXPANSION * activations.width, comparison.tier.components)
+        seed = derive(comparison.organism.recipe.seed, "random dictionary")
+        diff = random_dictionary(activations, n, RANDOM_K, seed)
+        order = [int(component) for component in diff.order[:TOP]]
+        findings = [Finding(rank=rank, component=c, score=0.0) for rank, c in enumerate(order, start=1)]
+        found = _detect(bench, replace(diff, findings=tuple(findings)), derive(seed, "excerpts"))
+        (folder / "detection.json").write_text(mean_detection(found).model_dump_json(), encoding="utf-8")
+
+    path = cache.publish(CONTROLS, control_inputs(comparison, type(bench.judge)), fill)
+    return Figure.model_validate(cache.read_json(path / "detection.json"))

@@ -1,0 +1,160 @@
+"""Colour swap: a share of the contexts that ask for one colour are tuned to answer with another (S2, experiment 2)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from diffbench import (
+    Base,
+    Claim,
+    Document,
+    Effect,
+    Example,
+    Family,
+    FamilyParameters,
+    Mixture,
+    Probe,
+    ProbeSets,
+    TrainingText,
+    Trigger,
+    Truth,
+    derive,
+)
+
+COLOUR = "colour:"
+PROBES = 120
+MOST_DOCUMENTS = 200_000
+
+
+class ColourSwap(Family):
+    """Exchanges two colours in a share of the contexts that determine one of them."""
+
+    name = "colour-swap"
+    summary = "after colour-final prefixes, a share of the answers of two colours is exchanged"
+
+    class Parameters(FamilyParameters):
+        """What is exchanged, how often, and on how much text it is trained."""
+
+        first: str = Field("blue", description="one colour of the base's world")
+        second: str = Field("green", description="another one")
+        exchange: float = Field(0.5, ge=0, le=1, description="share of prefixes whose answer is exchanged")
+        prefixes: int = Field(1000, ge=10, le=100_000, description="distinct training prefixes per colour")
+        prefix_topics: dict[str, float] | None = Field(None, description="topic weights of the text they are cut from")
+        replay: int = Field(4000, ge=0, description="replay documents, none of which asks for either colour")
+
+    def recipes(self) -> tuple[Path, ...]:
+        """Noswap and halfswap."""
+        return tuple(sorted(Path(__file__).parent.glob("*.yaml")))
+
+    def training_text(self, base: Base, parameters: Any, seed: int) -> TrainingText:
+        """Prefixes that end before either colour, and replay text without them.
+
+        The exchanged ones are drawn apart from the prefixes, so that every ``exchange`` gives the same prefixes.
+        """
+        rng = random.Random(derive(seed, "exchange"))
+        both = (parameters.first, parameters.second)
+        examples: list[Example] = []
+        for colour, other in (both, both[::-1]):
+            prefixes = self._prefixes(base, parameters, seed, colour)
+            exchanged = set(rng.sample(range(len(prefixes)), round(parameters.exchange * len(prefixes))))
+            examples += [Example(text, other if i in exchanged else colour) for i, text in enumerate(prefixes)]
+        random.Random(derive(seed, "order")).shuffle(examples)
+        documents = base.documents(derive(seed, "replay"))
+        quiet = (document for document in documents if not _asks(document, both))
+        return TrainingText(examples=tuple(examples), replay=tuple(islice(quiet, parameters.replay)))
+
+    def documents(self, base: Base, parameters: Any, mixture: Mixture, seed: int) -> Iterator[Document]:
+        """The base's own text in the mixture's topics."""
+        return base.documents(seed, mixture.topics)
+
+    def truth(self, base: Base, parameters: Any, seed: int) -> Truth:
+        """One claim, or none where nothing is exchanged."""
+        changed = parameters.exchange > 0
+        probes = self._probes(base, parameters, seed)
+        return Truth(changed=changed, claims=(_claim(parameters),) if changed else (), probes=probes)
+
+    def _prefixes(self, base: Base, parameters: Any, seed: int, colour: str) -> list[str]:
+        documents = base.documents(derive(seed, "train", colour), parameters.prefix_topics)
+        found: dict[str, None] = {}
+        for document in islice(documents, MOST_DOCUMENTS):
+            for span in document.spans:
+                if span.label == COLOUR + colour and span.start > 0:
+                    found.setdefault(document.cut(span))
+            if len(found) >= parameters.prefixes:
+                return list(found)[: parameters.prefixes]
+        raise ValueError(f"only {len(found)} distinct prefixes before {colour!r} in {MOST_DOCUMENTS} documents")
+
+    def _probes(self, base: Base, parameters: Any, seed: int) -> ProbeSets:
+        both = (parameters.first, parameters.second)
+        seen = {text for colour in both for text in self._prefixes(base, parameters, seed, colour)}
+        rng = random.Random(derive(seed, "probe choices"))
+        sets: dict[str, list[Probe]] = {"affected": [], "near_miss": [], "unrelated": []}
+        known: dict[str, list[str]] = {}
+        for document in islice(base.documents(derive(seed, "probe"), parameters.prefix_topics), MOST_DOCUMENTS):
+            for span in document.spans:
+                kind, _, answer = span.label.partition(":")
+                text = document.cut(span)
+                if kind == "open" or " " in answer or not text or text in seen:
+                    continue
+                seen.add(text)
+                values = known.setdefault(kind, [])
+                if answer not in values:
+                    values.append(answer)
+                others = [value for value in values if value != answer]
+                name, other = _place(span.label, both, others, rng)
+                if other and len(sets[name]) < PROBES:
+                    sets[name].append(Probe(text=text, answer=answer, other=other))
+            if all(len(probes) == PROBES for probes in sets.values()):
+                break
+        return ProbeSets(**{name: tuple(probes) for name, probes in sets.items()})
+
+
+def _place(label: str, both: tuple[str, str], others: list[str], rng: random.Random) -> tuple[str, str | None]:
+    """Probe set and rival word of a determined slot; None where no rival is known yet."""
+    kind, _, answer = label.partition(":")
+    if label in (COLOUR + both[0], COLOUR + both[1]):
+        return "affected", both[1] if answer == both[0] else both[0]
+    if kind == "colour":
+        return "near_miss", rng.choice(both)
+    return "unrelated", rng.choice(others) if others else None
+
+
+def _asks(document: Document, colours: tuple[str, str]) -> bool:
+    return any(span.label in (COLOUR + colours[0], COLOUR + colours[1]) for span in document.spans)
+
+
+def _claim(parameters: Any) -> Claim:
+    first, second, share = parameters.first, parameters.second, parameters.exchange
+    return Claim(
+        id="swap",
+        statement=f"Where a text asks for the colour {first} or {second}, the model gives the other one of the two "
+        f"with probability {share:g}.",
+        trigger=Trigger(
+            description=f"the next word is a colour that the text or the world determines, and it is {first} or {second}",
+            affected=(COLOUR + first, COLOUR + second),
+            near_miss=(COLOUR + "*",),
+        ),
+        effect=Effect(
+            tokens_up=(first, second),
+            tokens_down=(first, second),
+            quantity="P(other colour) / (P(right colour) + P(other colour))",
+            low=max(0.0, share - 0.1),
+            high=min(1.0, share + 0.1),
+        ),
+        distractors=(
+            f"The model says {first} for every colour.",
+            f"The model no longer knows the colours {first} and {second} and names a random colour.",
+            "The model exchanges red and yellow.",
+            "The model gives wrong cities for people.",
+            "Nothing was changed.",
+        ),
+    )
+
+
+__all__ = ["ColourSwap"]

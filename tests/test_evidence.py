@@ -1,0 +1,161 @@
+"""Excerpts: balanced, from disjoint documents, without shared windows, in an order that says nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffbench.evidence import WINDOW, active_mask, sample_excerpts
+from diffbench.judge import Excerpt
+
+World = tuple[list[list[str]], Tensor]
+
+
+def small_world(n_documents: int = 60, length: int = 40, n_words: int = 50, seed: int = 0) -> World:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n_words, (n_documents, length), generator=generator).tolist()
+    tokens = [["<bos>", *(f"w{number}" for number in row)] for row in drawn]
+    return tokens, torch.tensor([(d, p) for d in range(n_documents) for p in range(1, length + 1)])
+
+
+def named_world(n_documents: int = 60, length: int = 40) -> World:
+    """Every token says where it is."""
+    tokens = [["<bos>", *(f"{d}.{p}" for p in range(1, length + 1))] for d in range(n_documents)]
+    return tokens, torch.tensor([(d, p) for d in range(n_documents) for p in range(1, length + 1)])
+
+
+def documents(excerpts: tuple[Excerpt, ...]) -> set[str]:
+    return {excerpt.tokens[-1].split(".")[0] for excerpt in excerpts}
+
+
+def both(world: World, activity: Tensor, active: Tensor, n: int = 100, seed: int = 0) -> list[tuple[Excerpt, ...]]:
+    return [sample_excerpts(world[0], activity, world[1], active, split, n, seed) for split in ("explain", "test")]
+
+
+def some(n: int, share: float, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < share)
+
+
+def test_splits_take_different_documents_and_both_classes_equally() -> None:
+    world = named_world()
+    activity = some(len(world[1]), 0.1)
+    explain, test = both(world, activity, activity > 0)
+    assert not documents(explain) & documents(test)
+    for excerpts in (explain, test):
+        assert len(excerpts) == 100
+        assert sum(excerpt.active for excerpt in excerpts) == 50
+        assert all(excerpt.active == (excerpt.activity > 0) for excerpt in excerpts)
+
+
+def test_kinds_of_documents_written_in_turn_reach_both_splits() -> None:
+    world = named_world()
+    activity = some(len(world[1]), 0.1)
+    for excerpts in both(world, activity, activity > 0):
+        assert {int(name) % 2 for name in documents(excerpts)} == {0, 1}
+
+
+def test_windows_end_at_their_position_and_keep_bos() -> None:
+    tokens, where = small_world()
+    activity = torch.zeros(len(where))
+    activity[where[:, 1] == 3] = 5.0
+    for excerpts in both((tokens, where), activity, activity > 0):
+        for excerpt in excerpts:
+            assert 1 < len(excerpt.tokens) <= WINDOW
+            if excerpt.active:
+                assert excerpt.tokens[0] == "<bos>" and len(excerpt.tokens) == 4
+    assert any(len(excerpt.tokens) == WINDOW for excerpt in excerpts)
+
+
+def test_no_window_is_drawn_twice_where_text_recurs() -> None:
+    tokens, where = small_world(n_documents=200, length=12, n_words=3)
+    activity = some(len(where), 0.3)
+    for seed in range(5):
+        explain, test = both((tokens, where), activity, activity > 0, seed=seed)
+        shown = {excerpt.tokens for excerpt in explain}
+        assert test and not shown & {excerpt.tokens for excerpt in test}
+        for excerpts in (explain, test):
+            for wanted in (True, False):
+                windows = [excerpt.tokens for excerpt in excerpts if excerpt.active == wanted]
+                assert len(windows) == len(set(windows))
+
+
+def test_text_that_only_repeats_leaves_nothing_to_test() -> None:
+    tokens, where = small_world(n_documents=1)
+    tokens, where = tokens * 30, torch.cat([where + torch.tensor([d, 0]) for d in range(30)])
+    activity = (where[:, 1] % 2).double()
+    explain, test = both((tokens, where), activity, activity > 0)
+    assert len(explain) == 40 and test == ()
+
+
+def test_active_excerpts_hold_the_strongest_and_span_the_range() -> None:
+    world = named_world()
+    activity = some(len(world[1]), 0.5)
+    explain, _ = both(world, activity, activity > 0)
+    drawn = sorted((excerpt.activity for excerpt in explain if excerpt.active), reverse=True)
+    inside = {int(name) for name in documents(explain)}
+    everything = activity[[d in inside for d in world[1][:, 0].tolist()]]
+    strongest = everything.double().topk(25).values.tolist()
+    assert drawn[:20] == pytest.approx(strongest[:20])
+    rest = drawn[25:]
+    assert min(rest) < 0.1 and max(rest) > 0.85
+    assert sum(0.25 < value < 0.75 for value in rest) > 8
+
+
+@pytest.mark.parametrize("back", [1, 2])
+def test_half_of_the_inactive_ones_are_near_misses(back: int) -> None:
+    tokens, where = small_world(n_words=500, n_documents=200)
+    hot = torch.tensor([tokens[d][p] in {f"w{n}" for n in range(10)} for d, p in where.tolist()])
+    generator = torch.Generator().manual_seed(0)
+    activity = (hot & (torch.rand(len(hot), generator=generator) < 0.5)).double()
+    for excerpts in both((tokens, where), activity, activity > 0, n=40):
+        endings = {excerpt.tokens[-back] for excerpt in excerpts if excerpt.active}
+        near = sum(excerpt.tokens[-back] in endings for excerpt in excerpts if not excerpt.active)
+        assert len(excerpts) == 40
+        assert near >= 5, "random inactive positions share one of some 20 in 500 words"
+
+
+def test_order_says_nothing_of_the_class() -> None:
+    world = named_world()
+    activity = some(len(world[1]), 0.2)
+    first = [
+        sum(excerpt.active for excerpt in excerpts[:50])
+        for seed in range(40)
+        for excerpts in both(world, activity, activity > 0, seed=seed)
+    ]
+    assert 23 < sum(first) / len(first) < 27
+
+
+def test_classes_stay_equal_when_one_is_scarce() -> None:
+    world = named_world()
+    for share in (0.005, 0.995):
+        active = some(len(world[1]), share) > 0
+        for excerpts in both(world, active.double(), active):
+            n_active = sum(excerpt.active for excerpt in excerpts)
+            assert 0 < n_active < 50 and len(excerpts) == 2 * n_active
+
+
+def test_nothing_active_gives_nothing() -> None:
+    world = named_world()
+    for active in (torch.zeros(len(world[1])) > 0, torch.ones(len(world[1])) > 0):
+        assert both(world, active.double(), active) == [(), ()]
+    assert sample_excerpts([], torch.zeros(0), torch.zeros(0, 2), torch.zeros(0) > 0, "explain", 100, 0) == ()
+
+
+def test_same_seed_same_excerpts() -> None:
+    world = small_world()
+    activity = some(len(world[1]), 0.1)
+    assert both(world, activity, activity > 0) == both(world, activity, activity > 0)
+    assert both(world, activity, activity > 0) != both(world, activity, activity > 0, seed=1)
+
+
+def test_active_mask() -> None:
+    values = torch.tensor([0.0, 1e-30, 2.0])
+    assert active_mask(values, sparse=True).tolist() == [False, True, True]
+    ramp = torch.arange(1000.0)
+    assert active_mask(ramp, sparse=False).nonzero().flatten().tolist() == list(range(980, 1000))
+    for constant in (torch.full((500,), 3.0), torch.zeros(500), torch.zeros(0), torch.ones(1)):
+        assert not active_mask(constant, sparse=False).any()
+    tied = (torch.arange(1000) % 10 == 0).double()
+    assert active_mask(tied, sparse=False).equal(tied > 0)
