@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from diffbench.errors import DiffbenchError
+from diffbench.errors import DiffbenchError, PluginError
 from diffbench.tier import TIERS, Tier
 from diffbench.truth import Schema
 
@@ -38,14 +38,17 @@ def check_method(method: object, options: Mapping[str, Any] | None = None) -> li
     Args:
         method: the class, as a plugin offers it.
         options: values for its ``Options``; strings are fine.
+
+    Raises:
+        OptionError: if an option is unknown or its value wrong.
     """
     from diffbench.method import check_class, resolve_options
 
     try:
         cls = check_class(method)
-        resolved = resolve_options(cls, options or {})
-    except DiffbenchError as error:
+    except PluginError as error:
         return [Check(name="class", state="failed", detail=str(error))]
+    resolved = resolve_options(cls, options or {})
     with tempfile.TemporaryDirectory(prefix="diffbench-check-") as name:
         return [Check(name="class", state="ok"), *_run_checks(cls, resolved, Path(name))]
 
@@ -139,7 +142,7 @@ def _same(first: MethodOutcome, again: MethodOutcome) -> Check:
 
 def _content(folder: Path) -> tuple[bytes, Any]:
     """What must not differ between two runs; notes may hold timings."""
-    from diffbench.diff_file import HEADER, TENSORS
+    from diffbench.exchange import HEADER, TENSORS
 
     document = json.loads((folder / HEADER).read_text(encoding="utf-8"))
     document.pop("notes", None)

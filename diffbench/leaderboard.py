@@ -72,8 +72,21 @@ def document(board: Board) -> dict[str, Any]:
 
 
 def to_json(board: Board) -> str:
-    """`document` as text."""
-    return json.dumps(document(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """`document` as text, with a line for every entry of a list."""
+    parts = []
+    for name, value in document(board).items():
+        if isinstance(value, list):
+            text = "[" + ",".join(f"\n  {_line(item)}" for item in value) + ("\n ]" if value else "]")
+        elif isinstance(value, dict):
+            text = "{" + ",".join(f"\n  {_line(key)}: {_line(item)}" for key, item in value.items()) + "\n }"
+        else:
+            text = _line(value)
+        parts.append(f" {_line(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -26,7 +26,7 @@ def auroc(positive: Tensor, negative: Tensor) -> Tensor:
     ranks = torch.empty_like(both)
     for column in range(both.shape[1]):
         values = both[:, column]
-        unique, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+        _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
         last = counts.cumsum(0).double()
         ranks[:, column] = (last - (counts - 1) / 2)[inverse]
     n_positive, n_negative = len(positive), len(negative)

@@ -26,7 +26,9 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
         CheckpointError: if the folder holds no such model.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no model here (config.json is missing)")
     try:

@@ -228,7 +228,7 @@ def _run(workers: Workers, cell: PlannedCell, folder: Path, done: dict[str, Reco
             except (DiffbenchError, OSError) as error:
                 status, reason = "error", f"{type(error).__name__}: {error}"
             else:
-                request = comparison.request() | {"judge": cell.judge.name, "seed": seed, "diff": str(diff)}
+                request = comparison.request() | {"judge": cell.judge.name, "seed": seed, "diff": str(diff.absolute())}
                 task = workers.engine().submit("diffbench.score:score_task", request, log=kept / "log.txt")
                 yield task
                 result = task.wait()

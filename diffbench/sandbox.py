@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pkgutil
 import resource
 import site
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 from diffbench import workseal
 from diffbench.errors import PluginError
@@ -75,8 +77,9 @@ def confine(c: Confinement) -> str:
     """
     if c.write:
         _move_to(c.write[0])
-    _warm_imports()
     listing = _library_folders()
+    closed = [entry for entry in sys.path if entry and Path(entry) not in listing]
+    sys.meta_path.append(_Remembered(closed))
     _limit(c.memory_mb)
     achieved = ["netns"] if not c.network and workseal.leave_network() else []
     workseal.prctl(workseal.PR_SET_NO_NEW_PRIVS, 1)
@@ -98,13 +101,29 @@ def _move_to(folder: Path) -> None:
     os.chdir(folder)
 
 
-def _warm_imports() -> None:
-    """Let the import system list its folders while it may: a list that is up to date is not read again."""
-    for entry in sys.path:
-        finder = pkgutil.get_importer(entry)
-        if finder is not None and hasattr(finder, "find_spec"):
-            with suppress(OSError, ImportError):
-                finder.find_spec("_")
+class _Remembered(MetaPathFinder):
+    """Finds packages in folders of the import path by a listing from before they were closed.
+
+    The usual finder lists a folder again whenever it has changed; where it may not, it finds nothing any more.
+    """
+
+    def __init__(self, folders: Iterable[str]) -> None:
+        self._files: dict[str, Path] = {}
+        for folder in map(Path, folders):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                file = path / "__init__.py" if path.suffix == "" else path
+                if path.stem.isidentifier() and file.suffix == ".py" and file.is_file():
+                    self._files.setdefault(path.stem, file)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a top-level module."""
+        file = self._files.get(fullname)
+        if file is None:
+            return None
+        inside = [str(file.parent)] if file.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(fullname, file, submodule_search_locations=inside)
 
 
 def _limit(memory_mb: int | None) -> None:

@@ -135,7 +135,11 @@ def _over_seeds(values: list[float]) -> tuple[float | None, float | None]:
         found = mean_interval(values)
     except OverflowError:
         found = None
-    return (None, None) if found is None else found[1:]
+    if found is None:
+        return None, None
+    # Mathematical libraries differ in the last digits; the files are to be the same on every machine.
+    low, high = (float(f"{end:.12g}") for end in found[1:])
+    return low, high
 
 
 def _label(row: Row) -> str:

@@ -27,14 +27,13 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 def clean(text: str, limit: int = 2000) -> str:
     """``text`` in one line, without terminal escapes, control, invisible or direction-changing characters."""
-    kept = []
-    for char in _ESCAPES.sub("", text):
-        category = unicodedata.category(char)
-        if char.isspace() or category in ("Zl", "Zp"):
-            kept.append(" ")
-        elif category[0] != "C":
-            kept.append(char)
-    line = " ".join("".join(kept).split())
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(
+            " " if char.isspace() else char
+            for char in _ESCAPES.sub("", text)
+            if char.isspace() or unicodedata.category(char)[0] != "C"
+        )
+    line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

@@ -80,7 +80,7 @@ def tiny_pair(folder: Path, *, identical: bool = False) -> Path:
         folder: where to write; it is made.
         identical: make the tuned model equal to the reference, as on a pair where nothing changed.
     """
-    from diffbench.inputs import write_inputs
+    from diffbench.exchange import write_inputs
 
     inputs = folder / "in"
     with _quiet():

@@ -88,7 +88,7 @@ def test_a_missing_number_is_null_and_says_why() -> None:
         if column.kind == "figure":
             assert frame[column.name].dtype == "Float64"
             assert (frame[column.name].notna() == (frame[f"{column.name}_state"] == "ok")).all()
-    assert frame["fve"].mean() is pd.NA or pd.isna(frame["fve"].mean())
+    assert pd.isna(frame["fve"].mean())
     assert not frame.map(lambda value: isinstance(value, float) and value != value).any().any()
 
 
@@ -274,15 +274,16 @@ def test_hostile_values_do_not_stop_the_others(tmp_path: Path) -> None:
     assert [row["seed"] for row in data["rows"] if row["method"] == "odd"] == [None]
 
 
-def test_two_thousand_records(tmp_path: Path) -> None:
+def test_two_thousand_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     records = [
         record(f"method-{i % 40}", i // 40, cell={"organism": f"o{i % 10}"}, scored=scores(i / 2000))
         for i in range(2000)
     ]
     run = write_run(tmp_path / "r", records)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     build([run], tmp_path / "out")
-    print(f"2,000 records: {time.perf_counter() - start:.1f} s")
+    sys.stderr.write(f"2,000 records: {time.perf_counter() - start:.1f} s, {time.process_time() - used:.1f} s of CPU\n")
     assert len((tmp_path / "out" / "leaderboard.csv").read_text().splitlines()) == 2001
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -69,7 +70,7 @@ CONDITIONS = st.one_of(
 RULES = st.lists(st.lists(CONDITIONS, min_size=1, max_size=2).map(tuple), max_size=MAX_CLAUSES).map(tuple)
 
 
-def excerpts_of(active: list[tuple[str, ...]], inactive: list[tuple[str, ...]]) -> tuple[Excerpt, ...]:
+def excerpts_of(active: Sequence[tuple[str, ...]], inactive: Sequence[tuple[str, ...]]) -> tuple[Excerpt, ...]:
     return tuple(Excerpt(words, True, 1.0) for words in active) + tuple(Excerpt(w, False, 0.0) for w in inactive)
 
 
@@ -118,6 +119,8 @@ def test_a_set_of_words_becomes_one_clause_each() -> None:
 def test_the_rule_is_short_and_seen_more_than_once() -> None:
     rng = random.Random(3)
     assert find_rule(excerpts_of([(f"u{i}",) for i in range(50)], [(f"v{i}",) for i in range(50)])) == ()
+    twice = [(f"u{i // 2}",) for i in range(60)]
+    assert find_rule(excerpts_of(twice, [(f"v{i}",) for i in range(60)])) == (), "two of sixty may be an accident"
     active = [words for i in range(20) for words in noise(rng, 10, (f"word{i}",))]
     assert len(find_rule(excerpts_of(active, noise(rng, 200)))) == MAX_CLAUSES
 

@@ -105,5 +105,5 @@ def test_an_unknown_field_is_named(tmp_path: Path) -> None:
     document = record(pair=pair_facts()).model_dump(mode="json")
     document["pair"]["mood"] = "good"
     path.write_text(json.dumps(document))
-    with pytest.raises(RecordError, match="pair.mood"):
+    with pytest.raises(RecordError, match=r"pair\.mood"):
         read_record(path)

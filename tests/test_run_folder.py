@@ -74,7 +74,7 @@ def test_a_malformed_or_foreign_run_file(tmp_path: Path, text: str, message: str
 def test_missing_folder_and_missing_run_file(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no such folder; name a run folder"):
         read_run(tmp_path / "none")
-    with pytest.raises(RecordError, match="it has no run.json"):
+    with pytest.raises(RecordError, match=r"it has no run\.json"):
         read_run(tmp_path)
 
 

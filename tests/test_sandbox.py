@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,14 @@ def works(request: dict[str, Any]) -> dict[str, Any]:
 def speaks(request: dict[str, Any]) -> list[str]:
     sys.stdout.write("words\n")
     return [os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2)]
+
+
+def imports_late(request: dict[str, Any]) -> int:
+    """Import what lies in a folder that may not be listed and has changed since it last could be."""
+    Path(request["ready"]).touch()
+    while not Path(request["go"]).exists():
+        time.sleep(0.01)
+    return int(importlib.import_module("late_package").VALUE + importlib.import_module("late_module").VALUE)
 
 
 def hoards(request: dict[str, Any]) -> int:
@@ -276,6 +286,28 @@ def test_the_environment_holds_no_secrets(cell: Cell) -> None:
     names = cell.do("environment", None).answer
     assert "PATH" in names and "OMP_NUM_THREADS" in names
     assert not [name for name in names if name.endswith(("_KEY", "_TOKEN")) or name.startswith("DIFFBENCH")]
+
+
+@locked
+def test_a_checkout_on_the_path_may_change_meanwhile(cell: Cell, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "late_package").mkdir(parents=True)
+    (checkout / "late_package/__init__.py").write_text("VALUE = 3")
+    (checkout / "late_module.py").write_text("VALUE = 4")
+    paths = [str(HERE.parent), str(HERE), str(checkout)]
+    read = (*cell.limits.read, checkout / "late_package", checkout / "late_module.py")
+    cell.request |= {"ready": str(cell.out / "ready"), "go": str(cell.out / "go")}
+    with WorkServer(env={**scrubbed_environment(), "PYTHONPATH": os.pathsep.join(paths)}) as server:
+        task = server.submit(
+            "test_sandbox:imports_late", cell.request, log=cell.log, confine=Confinement(read, (cell.out,))
+        )
+        deadline = time.monotonic() + 60
+        while not (cell.out / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (checkout / "runs").mkdir()
+        (cell.out / "go").touch()
+        result = task.wait(60)
+    assert result.answer == 7, result
 
 
 def test_a_confined_task_cannot_learn_the_name_of_its_log(cell: Cell) -> None:

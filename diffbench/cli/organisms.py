@@ -80,28 +80,20 @@ def show_organism(name: str, as_json: bool) -> None:
 @click.pass_context
 def verify_organism(ctx: click.Context, name: str, as_json: bool) -> None:
     """Build an organism and measure its gate; exit code 1 where it does not pass. NAME may be a recipe's path."""
-    from diffbench.build import verify
-    from diffbench.catalogue import find_recipe
+    from diffbench.run import verify
 
-    recipe, _ = find_recipe(name)
     with progress() as report:
-        gate = verify(recipe, report)
+        gate = verify(name, report)
     if as_json:
         checks = [{**check.model_dump(mode="json"), "passed": check.passed} for check in gate.checks]
-        echo_json({"organism": recipe.name, "passed": gate.passed, "checks": checks})
+        echo_json({"organism": gate.organism, "passed": gate.passed, "checks": checks})
     else:
         rows = [
-            (
-                check.name,
-                f"{check.value:.4g}",
-                _bound(check.low),
-                _bound(check.high),
-                "ok" if check.passed else "FAILED",
-            )
-            for check in gate.checks
+            (c.name, f"{c.value:.4g}", _bound(c.low), _bound(c.high), c.unit or "-", "ok" if c.passed else "FAILED")
+            for c in gate.checks
         ]
-        click.echo(table(("CHECK", "VALUE", "LOWEST", "HIGHEST", "RESULT"), rows))
-        click.echo(f"{recipe.name}: {'passed' if gate.passed else 'did not pass'}")
+        click.echo(table(("CHECK", "VALUE", "LOWEST", "HIGHEST", "UNIT", "RESULT"), rows))
+        click.echo(f"{gate.organism}: {'passed' if gate.passed else 'did not pass'}")
     ctx.exit(0 if gate.passed else 1)
 
 

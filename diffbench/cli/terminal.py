@@ -52,12 +52,13 @@ def progress() -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    last = time.monotonic()
+    last_time, last_line = time.monotonic(), ""
 
     def report(phrase: str, fraction: float) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            click.echo(f"{one_line(phrase)}: {fraction:.0%}", err=True)
+        nonlocal last_time, last_line
+        line = f"{one_line(phrase)}: {fraction:.0%}"
+        if line != last_line and time.monotonic() - last_time >= SECONDS_BETWEEN_LINES:
+            last_time, last_line = time.monotonic(), line
+            click.echo(line, err=True)
 
     return report
