@@ -20,6 +20,14 @@ EXAMPLE = ROOT / "tests" / "plugin_example"
 PACKAGES = {"diffbench": "diffbench", "methods": "diffbench_methods", "organisms": "diffbench_organisms"}
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist")
 
+BROKEN = {
+    "no_import": ("import a_module_that_is_nowhere\n", "No module named 'a_module_that_is_nowhere'"),
+    "misspelt": (
+        "from diffbench import hookimpl\n\n\n@hookimpl\ndef diffbench_metods():\n    return []\n",
+        "unknown hook 'diffbench_metods'",
+    ),
+}
+
 
 def pip(*arguments: str | Path) -> None:
     """Run pip off line: what a build needs must be in this environment."""
@@ -68,9 +76,9 @@ class Environment:
 
     def run(self, *arguments: str, code: int = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run the installed command in an empty folder, with its own cache."""
-        environment = {
-            key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "DIFFBENCH_LOAD_PLUGINS")
-        }
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        # Plugins that a developer has installed behind this environment are none of these tests' business.
+        environment["DIFFBENCH_LOAD_PLUGINS"] = ",".join(("diffbench-plugin-example", *BROKEN))
         done = subprocess.run(
             [self.folder / "bin" / "diffbench", *arguments],
             capture_output=True,
@@ -170,15 +178,6 @@ def test_a_third_party_method_runs_and_gets_its_row(installed: Environment) -> N
         "files"
     ]
     assert any("example-mean" in (installed.folder / "work" / file).read_text() for file in written)
-
-
-BROKEN = {
-    "no_import": ("import a_module_that_is_nowhere\n", "No module named 'a_module_that_is_nowhere'"),
-    "misspelt": (
-        "from diffbench import hookimpl\n\n\n@hookimpl\ndef diffbench_metods():\n    return []\n",
-        "unknown hook 'diffbench_metods'",
-    ),
-}
 
 
 def test_broken_neighbours_are_listed_and_break_nothing(installed: Environment, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class ColourSwap(Family):
         exchange: float = Field(0.5, ge=0, le=1, description="share of prefixes whose answer is exchanged")
         prefixes: int = Field(1000, ge=10, le=100_000, description="distinct training prefixes per colour")
         prefix_topics: dict[str, float] | None = Field(None, description="topic weights of the text they are cut from")
+        replay_topics: dict[str, float] | None = Field(None, description="topic weights of the replay text")
         replay: int = Field(4000, ge=0, description="replay documents, none of which asks for either colour")
 
     def recipes(self) -> tuple[Path, ...]:
@@ -65,7 +66,7 @@ class ColourSwap(Family):
             exchanged = set(rng.sample(range(len(prefixes)), round(parameters.exchange * len(prefixes))))
             examples += [Example(text, other if i in exchanged else colour) for i, text in enumerate(prefixes)]
         random.Random(derive(seed, "order")).shuffle(examples)
-        documents = base.documents(derive(seed, "replay"))
+        documents = base.documents(derive(seed, "replay"), parameters.replay_topics)
         quiet = (document for document in documents if not _asks(document, both))
         return TrainingText(examples=tuple(examples), replay=tuple(islice(quiet, parameters.replay)))
 

@@ -1,0 +1,224 @@
+"""Imports run one way, and what is light stays light. A new module is entered in `LAYERS` before this test passes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import diffbench
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LAYERS = (
+    "errors atomic canonical text truth interval hookspecs seeds templates workseal workwire",
+    "tier recipe base cache gate_report judge sandbox worktask",
+    "record organism method worker workserver scaffold table offline_judge",
+    "residual corpus diff options contract columns run_folder",
+    "activations dictionary evidence plugins summary",
+    "edit exchange finetune controls detection localisation board",
+    "activity causal pair diff_file tiny training board_page",
+    "gate cell findings leaderboard",
+    "build check",
+    "catalogue comparison testing",
+    "grid score",
+    "runner",
+    "run",
+    "cli.terminal",
+    "cli",
+    "cli.listing",
+    "cli.author cli.organisms cli.run cli.leaderboard",
+    "__main__",
+)
+"""Modules of the engine, low to high: each imports only what stands in an earlier line, inside functions too."""
+
+UPWARD = {("judge", "offline_judge")}
+"""The judge's own hook names the bundled judge, as any plugin's would."""
+
+LIGHT = (
+    "errors atomic canonical text truth interval hookspecs seeds tier recipe base cache gate_report judge record "
+    "organism method options contract run_folder plugins table columns summary board board_page leaderboard scaffold "
+    "build catalogue grid runner run check cell cli cli.terminal cli.listing cli.author cli.organisms cli.run "
+    "cli.leaderboard"
+)
+"""Modules whose import loads no torch."""
+
+OWNERS = {
+    "transformers": "diffbench.residual diffbench.tiny "
+    "diffbench_organisms.bases.tinyworld.pretrain diffbench_organisms.bases.tinyworld.tokenizer",
+    "tokenizers": "diffbench.tiny diffbench_organisms.bases.tinyworld.tokenizer",
+    "pandas": "diffbench.columns diffbench.summary diffbench.board diffbench.leaderboard",
+    "peft": "",
+    "openai": "",
+    "datasets": "",
+    "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.listing diffbench.cli.author diffbench.cli.organisms "
+    "diffbench.cli.run diffbench.cli.leaderboard",
+}
+"""Who may import what is heavy, or speaks to people."""
+
+FOR_FAMILIES = set("atomic base errors recipe seeds text truth".split())
+"""Modules that a bundled family or base may use besides the public names."""
+
+FOLDERS = {"diffbench": "diffbench", "methods": "diffbench_methods", "organisms": "diffbench_organisms"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of a module: what, where, and how many dots."""
+
+    target: str
+    name: str | None
+    dots: int
+    line: int
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import that can run, at the top or inside a function."""
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if is_for_types(node):
+            continue
+        pending.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, None, 0, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (Import(node.module or "", alias.name, node.level, node.lineno) for alias in node.names)
+
+
+def module_name(path: Path) -> str:
+    top, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([FOLDERS.get(top, top), *(part for part in rest if part != "__init__")])
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def engine_target(found: Import) -> str | None:
+    """The engine's module that an import leads to; None for public names and everything outside."""
+    if found.target == "diffbench" and found.name is not None:
+        return found.name if (ROOT / "diffbench" / found.name).is_dir() or is_module(found.name) else None
+    return found.target.removeprefix("diffbench.") if found.target.startswith("diffbench.") else None
+
+
+def is_module(name: str) -> bool:
+    return (ROOT / "diffbench" / f"{name}.py").is_file()
+
+
+RANK = {module: rank for rank, line in enumerate(LAYERS) for module in line.split()}
+
+
+def test_every_module_has_its_place() -> None:
+    modules = {module_name(path).removeprefix("diffbench.") for path in sources("diffbench")} - {"diffbench"}
+    new, gone = sorted(modules - set(RANK)), sorted(set(RANK) - modules)
+    assert not new, f"enter {new} in LAYERS of {__name__}: above all that they import, below all that import them"
+    assert not gone, f"take {gone} out of LAYERS of {__name__}"
+    assert len(RANK) == sum(len(line.split()) for line in LAYERS), "a module stands in LAYERS twice"
+
+
+@pytest.mark.parametrize("path", sources("diffbench"), ids=module_name)
+def test_the_engine_imports_downwards(path: Path) -> None:
+    module = module_name(path).removeprefix("diffbench.")
+    if module == "diffbench":
+        return
+    for found in imports(path):
+        assert found.dots == 0, f"{path}:{found.line}: write engine imports out in full"
+        target = engine_target(found)
+        if target is None or (module, target) in UPWARD:
+            continue
+        assert RANK[target] < RANK[module], f"{path}:{found.line}: {module} must not import {target}"
+
+
+def test_the_exceptions_are_still_needed() -> None:
+    for module, target in UPWARD:
+        path = ROOT / "diffbench" / f"{module}.py"
+        assert target in {engine_target(found) for found in imports(path)}
+
+
+@pytest.mark.parametrize("path", sources("diffbench", "methods", "organisms", "tests"), ids=module_name)
+def test_nobody_imports_the_folders_by_name(path: Path) -> None:
+    for found in imports(path):
+        top = found.target.partition(".")[0]
+        assert found.dots or top not in ("methods", "organisms"), f"{path}:{found.line}: a second copy of the package"
+        if path.is_relative_to(ROOT / "diffbench"):
+            assert top not in ("diffbench_methods", "diffbench_organisms"), f"{path}:{found.line}: ask the plugins"
+
+
+@pytest.mark.parametrize("path", sources("methods"), ids=module_name)
+def test_methods_use_public_names_alone(path: Path) -> None:
+    for found in imports(path):
+        where = f"{path}:{found.line}"
+        if found.dots:
+            assert path.name == "__init__.py", f"{where}: methods do not import each other"
+            continue
+        top = found.target.partition(".")[0]
+        assert top != "diffbench_organisms", f"{where}: a method knows no organism"
+        if top == "diffbench":
+            assert found.target == "diffbench" and found.name in diffbench.__all__, f"{where}: {found} is not public"
+
+
+@pytest.mark.parametrize("path", sources("organisms"), ids=module_name)
+def test_organisms_use_public_names_and_documents(path: Path) -> None:
+    for found in imports(path):
+        top, _, rest = found.target.partition(".")
+        assert top != "diffbench_methods", f"{path}:{found.line}: an organism knows no method"
+        if top == "diffbench" and not found.dots:
+            allowed = rest in FOR_FAMILIES if rest else found.name in diffbench.__all__
+            assert allowed, f"{path}:{found.line}: {found.target} is not for organisms"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_only_their_owners_import_libraries(library: str) -> None:
+    users = {
+        module_name(path)
+        for path in sources(*FOLDERS)
+        for found in imports(path)
+        if not found.dots and found.target.partition(".")[0] == library
+    }
+    assert users <= set(OWNERS[library].split()), (
+        f"{library} is imported by {sorted(users - set(OWNERS[library].split()))}"
+    )
+
+
+def test_light_modules_load_no_torch() -> None:
+    names = ["diffbench", *(f"diffbench.{name}" for name in LIGHT.split()), "diffbench_methods", "diffbench_organisms"]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names}:\n    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules and 'transformers' not in sys.modules, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_exist_and_are_imported_when_used() -> None:
+    assert set(diffbench._HOME) | {"__version__"} == set(diffbench.__all__)
+    assert set(diffbench.__all__) <= set(dir(diffbench))
+    for name in diffbench.__all__:
+        assert getattr(diffbench, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        diffbench.no_such_name  # noqa: B018
+    code = "import sys, diffbench; assert not {'torch', 'pydantic', 'click', 'pluggy'} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_names_for_type_checkers_are_the_lazy_ones() -> None:
+    tree = ast.parse((ROOT / "diffbench" / "__init__.py").read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if is_for_types(node)]
+    typed = {
+        alias.name: (node.module or "").removeprefix("diffbench.")
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == diffbench._HOME
