@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffbench.cell import MethodOutcome
     from diffbench.diff import Diff
     from diffbench.method import Method, MethodOptions
+    from diffbench.worker import WorkServer
 
 SEED = 0
 NO_NETWORK = ("netns", "seccomp", "landlock")
@@ -49,29 +50,34 @@ def check_method(method: object, options: Mapping[str, Any] | None = None) -> li
     except PluginError as error:
         return [Check(name="class", state="failed", detail=str(error))]
     resolved = resolve_options(cls, options or {})
-    with tempfile.TemporaryDirectory(prefix="diffbench-check-") as name:
-        return [Check(name="class", state="ok"), *_run_checks(cls, resolved, Path(name))]
-
-
-def _run_checks(method: type[Method], options: MethodOptions, folder: Path) -> list[Check]:
-    from diffbench.cell import finish_method, method_server, submit_method
+    from diffbench.cell import method_server
     from diffbench.tiny import tiny_pair
 
-    tier = TIERS["smoke"]
     # The server loads its modules while the pairs are made here.
-    with method_server() as server:
+    with tempfile.TemporaryDirectory(prefix="diffbench-check-") as name, method_server() as server:
+        folder = Path(name)
         pair, twins = tiny_pair(folder / "pair"), tiny_pair(folder / "twins", identical=True)
+        return [Check(name="class", state="ok"), *run_checks(server, pair, twins, cls, resolved, folder / "out")]
 
-        def run(name: str, inputs: Path) -> MethodOutcome:
-            out = folder / name
-            return finish_method(submit_method(server, inputs, out, method, options, SEED, tier), out)
 
-        first = run("first", pair)
-        checks = [_finished("runs", first, f"{first.seconds:.1f} s"), _access(method, first)]
-        if not first.ok:
-            left = ("diff", "budget", "order", "seed", "network", "twins")
-            return checks + [Check(name=name, state="unknown", detail="the method did not run") for name in left]
-        again, null = run("again", pair), run("null", twins)
+def run_checks(
+    server: WorkServer, pair: Path, twins: Path, method: type[Method], options: MethodOptions, out: Path
+) -> list[Check]:
+    """Run a method on the inputs of a tiny pair and of identical twins, and judge what it leaves in ``out``."""
+    from diffbench.cell import finish_method, submit_method
+
+    tier = TIERS["smoke"]
+
+    def run(name: str, inputs: Path) -> MethodOutcome:
+        folder = out / name
+        return finish_method(submit_method(server, inputs, folder, method, options, SEED, tier), folder)
+
+    first = run("first", pair)
+    checks = [_finished("runs", first, f"{first.seconds:.1f} s"), _access(method, first)]
+    if not first.ok:
+        left = ("diff", "budget", "order", "seed", "network", "twins")
+        return checks + [Check(name=name, state="unknown", detail="the method did not run") for name in left]
+    again, null = run("again", pair), run("null", twins)
     diff, form = _form(first.diff_folder)
     return [
         *checks,

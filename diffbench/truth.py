@@ -62,6 +62,7 @@ class Probe(Schema):
     text: str
     answer: str = Field(description="what the base model says next")
     other: str = Field(description="the word whose share P(other)/(P(answer)+P(other)) is the behaviour")
+    claim: str | None = Field(None, description="id of the claim whose trigger the context meets; None: of no claim")
 
 
 class ProbeSets(Schema):
@@ -84,6 +85,12 @@ class Truth(Schema):
     def _claims_agree(self) -> Self:
         if self.changed != bool(self.claims):
             raise ValueError("changed must be true exactly when there are claims")
+        known = {claim.id for claim in self.claims}
+        if len(known) != len(self.claims):
+            raise ValueError("two claims have the same id")
+        for probe in self.probes.affected:
+            if self.changed and probe.claim not in known:
+                raise ValueError(f"affected probe names no claim of this truth: {probe.claim!r}")
         return self
 
     def stratum(self, label: str) -> Stratum:

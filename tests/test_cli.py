@@ -317,6 +317,27 @@ def test_organisms_are_found_by_path(tmp_path: Path) -> None:
     assert "recipe.yaml" in refused("organisms", "show", str(tmp_path))
 
 
+@pytest.mark.parametrize(("value", "code", "word"), [(0.5, 0, "passed"), (0.9, 1, "did not pass")])
+def test_verify_prints_the_gate_and_exits_by_it(
+    monkeypatch: pytest.MonkeyPatch, value: float, code: int, word: str
+) -> None:
+    from diffbench import run
+    from diffbench.gate_report import GateCheck, GateReport
+
+    checks = (
+        GateCheck(name="expression", value=value, low=0.4, high=0.6),
+        GateCheck(name="kl", value=0.0, low=None, high=1.0),
+    )
+    monkeypatch.setattr(run, "verify", lambda name, report: GateReport(organism=name, checks=checks))
+    result = diffbench("organisms", "verify", "halfswap")
+    assert result.exit_code == code and f"halfswap: {word}" in result.stdout
+    assert ("FAILED" in result.stdout) == bool(code)
+    result = diffbench("organisms", "verify", "halfswap", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == code and document["passed"] is not bool(code)
+    assert [check["passed"] for check in document["checks"]] == [not code, True]
+
+
 def test_bases_list_and_build_refuses_to_overwrite(tmp_path: Path) -> None:
     [base] = [
         entry for entry in json.loads(diffbench("bases", "list", "--json").stdout) if entry["name"] == "tinyworld"
@@ -348,9 +369,9 @@ def test_progress_off_a_terminal_is_sparse_plain_lines(
     with terminal.progress() as report:
         for second in range(12):
             now[0] = float(second)
-            report("fitting\n[bold]", second / 12)
+            report("fitting\n[bold]", second // 4 / 4)
     out, err = capsys.readouterr()
-    assert out == "" and err == "fitting [bold]: 42%\nfitting [bold]: 83%\n"
+    assert out == "" and err == "fitting [bold]: 25%\nfitting [bold]: 50%\n"
 
 
 def test_progress_on_a_terminal(tmp_path: Path) -> None:

@@ -1,0 +1,254 @@
+"""Methods of a stranger that break every rule they can; `act` says which. Tests install it as a distribution."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import diffbench
+from diffbench import Context, DirectionDiff, Method, MethodOptions, ModelPair, NotApplicable, hookimpl
+
+DIARY = os.environ.get("HOSTILE_DIARY")
+if DIARY:
+    with open(DIARY, "a", encoding="utf-8") as stream:
+        stream.write("imported where scores are made\n" if "diffbench.score" in sys.modules else "imported elsewhere\n")
+
+
+class Hostile(Method):
+    """Does what it is told."""
+
+    name = "hostile"
+    summary = "does what its option says"
+
+    class Options(MethodOptions):
+        """What to do."""
+
+        act: str = "fine"
+        argument: str = ""
+
+    def run(self, pair: ModelPair, ctx: Context) -> DirectionDiff:
+        """Do it."""
+        return ACTS[self.options.act](pair, ctx, self.options.argument)
+
+
+class Second(Hostile):
+    """The same under another name, so that one run can hold several."""
+
+    name = "hostile-2"
+
+
+class Third(Hostile):
+    """The same under yet another name."""
+
+    name = "hostile-3"
+
+
+def fine(pair: ModelPair, ctx: Context, argument: str = "") -> DirectionDiff:
+    """The mean difference, as a proper method would return it."""
+    _, delta = pair.activations().load()
+    mean = delta.mean(dim=0)
+    size = mean.norm()
+    return DirectionDiff(
+        layer=ctx.layer,
+        directions=(mean / size)[None],
+        centre=mean * 0,
+        bias=mean * 0,
+        constant=size[None],
+        notes={"said": argument},
+    )
+
+
+def raises(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    raise ValueError(argument or "three\nlines\x1b[31m of words")
+
+
+def not_applicable(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    raise NotApplicable(argument)
+
+
+def hangs(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    while True:
+        time.sleep(1)
+
+
+def ends(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    os._exit(int(argument or 0))
+
+
+def dies(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return fine(pair, ctx)
+
+
+def nothing(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    return None  # type: ignore[return-value]
+
+
+def words(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    return {"directions": []}  # type: ignore[return-value]
+
+
+def nan(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    diff = fine(pair, ctx)
+    return replace(diff, centre=diff.centre + float("nan"))
+
+
+def wide(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    diff = fine(pair, ctx)
+    return replace(diff, directions=diff.directions.repeat(1, 2))
+
+
+def many(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    diff, n = fine(pair, ctx), ctx.budget.components + 1
+    return replace(diff, directions=diff.directions.repeat(n, 1), constant=diff.constant.repeat(n))
+
+
+def undeclared(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    pair.generate("tuned", ["anna"], new_tokens=1)
+    return fine(pair, ctx)
+
+
+def chatters(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Prints megabytes."""
+    for _ in range(24):
+        print("x" * (1 << 20))
+    print("the last words", file=sys.stderr)
+    return fine(pair, ctx)
+
+
+def links(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Leaves links to a file and to a folder of somebody else, and odd things besides."""
+    (ctx.out / "file").symlink_to(Path(argument) / "secret.txt")
+    (ctx.out / "folder").symlink_to(argument)
+    (ctx.out / "log.txt").symlink_to(Path(argument) / "secret.txt")
+    (ctx.out / "closed").mkdir(mode=0)
+    os.mkfifo(ctx.out / "pipe")
+    return fine(pair, ctx)
+
+
+def steals(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Leaves a link to somebody else's Diff where its own belongs, and an answer without having returned."""
+    (ctx.out / "diff").symlink_to(argument)
+    from diffbench import workwire
+
+    workwire.send({"answer": {"usage": {}}})
+    os._exit(0)
+
+
+def forges(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Answers with whatever JSON the test likes, and leaves no Diff."""
+    from diffbench import workwire
+
+    os.write(workwire._sink, argument.encode() + b"\n")
+    os._exit(0)
+
+
+def vandal(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Changes, empties and deletes its inputs, as far as it is let."""
+    diff = fine(pair, ctx)
+    attacks: list[Callable[[Path], object]] = [
+        lambda path: path.write_bytes(b"mine"),
+        lambda path: os.truncate(path, 0),
+        os.remove,
+    ]
+    for path in sorted(pair._folder.rglob("*"), reverse=True):
+        for attack in attacks:
+            try:
+                attack(path)
+            except OSError:
+                continue
+    shutil.rmtree(pair._folder, ignore_errors=True)
+    return diff
+
+
+def spies(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Notes all that a process is told about itself."""
+    seen = {
+        "environment": dict(os.environ),
+        "arguments": [*sys.argv, *sys.orig_argv, Path("/proc/self/cmdline").read_text()],
+        "folders": [os.getcwd(), str(ctx.out), str(pair._folder)],
+        "path": sys.path,
+        "files": [str(path) for path in sorted(pair._folder.rglob("*"))],
+        "open": [_target(name) for name in os.listdir("/proc/self/fd")],
+        "modules": sorted(name for name in sys.modules if name.startswith("diffbench")),
+        "context": repr(ctx),
+    }
+    return fine(pair, ctx, json.dumps(seen))
+
+
+def _target(name: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}")
+    except OSError:
+        return "closed"
+
+
+def nosy(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Tries to read, list and write what the test names, and to reach what it can guess; notes how each ended."""
+    attempts: dict[str, Callable[[], object]] = {
+        "import the organisms": lambda: __import__("diffbench_organisms"),
+        "the parent's environment": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+        "the parent's arguments": lambda: Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
+        "list the processes": lambda: os.listdir("/proc"),
+        "list the folder above": lambda: os.listdir(ctx.out.parent),
+        "list the other cells": lambda: os.listdir(ctx.out.parent.parent),
+        "tcp": lambda: socket.create_connection(("127.0.0.1", 9), timeout=1),
+        "a socket": lambda: socket.socket(socket.AF_UNIX).bind(str(ctx.out / "socket")),
+        "signal the parent": lambda: os.kill(os.getppid(), signal.SIGTERM),
+        "write to the inputs": lambda: (pair._folder / "mine").write_text("mine"),
+        "write beside the package": lambda: Path(diffbench.__file__).with_name("mine.py").write_text("mine"),
+    }
+    for name, place in json.loads(argument).items():
+        path = Path(place)
+        attempts |= {
+            f"read {name}": lambda path=path: _first_bytes(path),
+            f"list {name}": lambda path=path: os.listdir(path if path.is_dir() else path.parent),
+            f"link {name}": lambda path=path, name=name: _through_a_link(path, ctx.out / f"link-{name}"),
+        }
+    return fine(pair, ctx, json.dumps({name: _outcome(attempt) for name, attempt in attempts.items()}))
+
+
+def _first_bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else next(p for p in sorted(path.rglob("*")) if p.is_file()).read_bytes()
+
+
+def _through_a_link(path: Path, link: Path) -> object:
+    link.symlink_to(path)
+    return os.listdir(link) if path.is_dir() else link.read_bytes()
+
+
+def _outcome(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+        return "worked"
+    except BaseException as error:
+        return type(error).__name__
+
+
+ACTS: dict[str, Callable[[ModelPair, Context, str], DirectionDiff]] = {
+    act.__name__.replace("_", "-"): act
+    for act in (
+        fine, raises, not_applicable, hangs, ends, dies, nothing, words, nan, wide, many, undeclared, chatters,
+        links, steals, forges, vandal, spies, nosy,
+    )
+}  # fmt: skip
+
+
+@hookimpl
+def diffbench_methods() -> Iterable[type[Method]]:
+    """Three names for the same hostility."""
+    return [Hostile, Second, Third]
+
+
+@hookimpl
+def diffbench_cell_finished(record: object, path: Path) -> None:
+    """A hook that always fails."""
+    raise RuntimeError("this hook always fails")

@@ -1,0 +1,110 @@
+"""Strata sit one position before the token they speak of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from engine_factory import TRUTH, labelled_corpus, word_tokenizer
+
+from diffbench.corpus import STRATA, Corpus, tokenise
+from diffbench.errors import CacheError
+from diffbench.text import Document, Span
+from diffbench.truth import Stratum
+
+AFFECTED, NEAR = STRATA.index(Stratum.affected), STRATA.index(Stratum.near_miss)
+
+
+def corpus_of(*documents: Document, bos: bool = True, max_tokens: int = 1000, max_length: int = 1024) -> Corpus:
+    return tokenise(
+        documents, word_tokenizer(bos=bos), TRUTH.stratum, max_tokens=max_tokens, max_length=max_length
+    )
+
+
+def labelled(text: str, words: str, label: str) -> Document:
+    start = text.index(words)
+    return Document(text, (Span(start, start + len(words), label),))
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_position_before_a_token_has_its_stratum(bos: bool) -> None:
+    corpus = corpus_of(labelled("anna sees the blue ball", "blue", "colour:blue"), bos=bos)
+    expected = [0, 0, AFFECTED, 0, 0]
+    assert corpus.stratum.tolist() == [[0] * bos + expected]
+
+
+def test_a_label_over_several_tokens_marks_the_position_before_each() -> None:
+    corpus = corpus_of(labelled("anna sees the blue old ball today", "blue old ball", "colour:blue"), bos=False)
+    assert corpus.stratum.tolist() == [[0, 0, 1, 1, 1, 0, 0]]
+
+
+def test_a_label_at_the_start_is_read_at_bos_which_does_not_count_or_nowhere() -> None:
+    document = labelled("blue ball today", "blue", "colour:blue")
+    with_bos = corpus_of(document)
+    assert with_bos.stratum.tolist() == [[AFFECTED, 0, 0, 0]]
+    assert with_bos.predicts.tolist() == [[False, True, True, False]]
+    assert corpus_of(document, bos=False).stratum.tolist() == [[0, 0, 0]]
+
+
+def test_neighbouring_labels_do_not_spill_over() -> None:
+    text = "the red blue hat"
+    spans = (Span(4, 7, "colour:red"), Span(8, 12, "colour:blue"))
+    assert corpus_of(Document(text, spans), bos=False).stratum.tolist() == [[NEAR, AFFECTED, 0, 0]]
+
+
+def test_bos_pads_and_the_last_position_do_not_predict() -> None:
+    corpus = corpus_of(Document("anna sees the ball"), Document("ben"))
+    assert corpus.mask.tolist() == [[True] * 5, [True, True, False, False, False]]
+    assert corpus.counts.tolist() == [[False, True, True, True, True], [False, True, False, False, False]]
+    assert corpus.predicts.tolist() == [[False, True, True, True, False], [False] * 5]
+
+
+def test_a_cut_document_ends_without_predicting_and_without_the_labels_behind_the_cut() -> None:
+    corpus = corpus_of(labelled("anna sees the blue ball", "blue", "colour:blue"), max_length=4)
+    assert corpus.ids.shape == (1, 4)
+    assert corpus.stratum.tolist() == [[0, 0, 0, 0]]
+    assert corpus.predicts.tolist() == [[False, True, True, False]]
+
+
+# BUG corpus.py _pad: a document without tokens marks the pads of its row as predicting.
+def test_an_empty_document_predicts_nothing() -> None:
+    corpus = corpus_of(Document("anna sees the ball"), Document(""), bos=False)
+    assert not (corpus.predicts & ~corpus.counts).any()
+
+
+def test_collecting_stops_at_the_budget_with_the_last_document_whole() -> None:
+    texts = [Document("anna sees the ball")] * 10
+    corpus = corpus_of(*texts, max_tokens=9)
+    assert len(corpus) == 3
+    assert corpus.n_tokens == 12
+
+
+def test_endless_documents_end() -> None:
+    assert labelled_corpus(50).n_tokens >= 50
+
+
+def test_batches_cover_every_document_once_and_cut_to_the_longest() -> None:
+    corpus = labelled_corpus(300)
+    ids = [row[mask].tolist() for _, part in corpus.batches(4) for row, mask in zip(part.ids, part.mask, strict=True)]
+    assert ids == [row[mask].tolist() for row, mask in zip(corpus.ids, corpus.mask, strict=True)]
+    assert all(part.mask.any(dim=0).all() for _, part in corpus.batches(4))
+    assert [start for start, _ in corpus.batches(4)] == list(range(0, len(corpus), 4))
+
+
+def test_saved_without_labels_for_a_method(tmp_path: Path) -> None:
+    corpus = labelled_corpus()
+    assert corpus.stratum.any()
+    corpus.save(tmp_path / "labelled", labelled=True)
+    corpus.save(tmp_path / "blind", labelled=False)
+    whole, blind = Corpus.load(tmp_path / "labelled"), Corpus.load(tmp_path / "blind")
+    for name in Corpus.__slots__:
+        assert torch.equal(getattr(whole, name), getattr(corpus, name))
+    assert not blind.stratum.any()
+    assert torch.equal(blind.ids, corpus.ids)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"nothing")
+    with pytest.raises(CacheError, match="no readable corpus"):
+        Corpus.load(tmp_path / "x")

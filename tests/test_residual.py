@@ -1,0 +1,102 @@
+"""Reading and replacing the residual stream, on every architecture of the same code path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_factory import labelled_corpus, small_pair
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, Qwen2Config
+
+from diffbench.errors import CheckpointError
+from diffbench.residual import blocks, hidden, hidden_and_logits, load_model, load_tokenizer, logits_edited, logits_from
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+CONFIGS = {
+    "gemma2": Gemma2Config(**SIZES, head_dim=8, sliding_window=4, query_pre_attn_scalar=8),
+    "qwen2": Qwen2Config(**SIZES),
+    "gpt2": GPT2Config(vocab_size=60, n_embd=16, n_layer=3, n_head=2, n_positions=64, initializer_range=0.2),
+    "neox": GPTNeoXConfig(**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
+}
+
+
+def model_of(name: str) -> Any:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(CONFIGS[name]).eval().requires_grad_(False)
+
+
+def ragged() -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(1, 60, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9) < torch.tensor([9, 5, 7])[:, None]
+    return ids * mask, mask
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_putting_a_stream_back_changes_nothing_and_another_one_does(name: str) -> None:
+    model, (ids, mask) = model_of(name), ragged()
+    expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask]
+    streams, logits = hidden_and_logits(model, ids, mask, [0, 1, 2])
+    torch.testing.assert_close(logits[mask], expected)
+    for layer in range(3):
+        torch.testing.assert_close(hidden(model, ids, mask, layer), streams[layer])
+        torch.testing.assert_close(
+            logits_from(model, ids, mask, layer, streams[layer])[mask], expected, atol=1e-5, rtol=1e-5
+        )
+        moved = streams[layer] + torch.randn(16, generator=torch.Generator().manual_seed(1))
+        continued = logits_from(model, ids, mask, layer, moved)[mask]
+        edited = logits_edited(model, ids, mask, layer, lambda h, moved=moved: moved)[mask]
+        torch.testing.assert_close(continued, edited, atol=1e-5, rtol=1e-5)
+        assert (continued - expected).abs().max() > 1e-2
+    torch.testing.assert_close(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask], expected)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_streams_are_those_that_transformers_names(name: str) -> None:
+    model, (ids, mask) = model_of(name), ragged()
+    states = model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
+    for layer in range(2):  # the last one is stored behind the final norm
+        torch.testing.assert_close(hidden(model, ids, mask, layer)[mask], states[layer + 1][mask])
+
+
+def test_nothing_stays_hooked_after_an_error() -> None:
+    tuned, corpus = small_pair()[1], labelled_corpus(30)
+    with pytest.raises(ZeroDivisionError):
+        logits_edited(tuned, corpus.ids, corpus.mask, 1, lambda h: 1 / 0)  # type: ignore[arg-type, return-value]
+    with pytest.raises(RuntimeError):
+        logits_from(tuned, corpus.ids, corpus.mask, 1, torch.zeros(1, 1, 3))
+    assert all("forward" not in vars(block) and not block._forward_hooks for block in blocks(tuned))
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        load_model(tmp_path)
+    small_pair()[0].save_pretrained(tmp_path)
+    assert load_model(tmp_path).dtype == torch.float32
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        load_model(tmp_path)
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        load_tokenizer(tmp_path / "none")
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no known place"):
+        blocks(torch.nn.Linear(1, 1))
