@@ -1,12 +1,13 @@
 """Localisation: does a component's |activity| tell affected positions from near-miss ones? (SCIENCE section 5).
 
-Near-miss, not unrelated: against unrelated text a random direction passes an AUROC of .9 far too often.
+Near-miss, not unrelated: against unrelated text a random direction passes an AUROC of .9 far too often. Every claim
+has its own affected probes: a component that is at work for one of several claims alone is a hit, not a half.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import torch
@@ -33,28 +34,27 @@ def auroc(positive: Tensor, negative: Tensor) -> Tensor:
     return (ranks[:n_positive].sum(dim=0) - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
-def localise(affected: Tensor, near_miss: Tensor, findings: Sequence[int], seed: int) -> Localisation:
-    """Score a ranking of components.
+def localise(affected: Mapping[str, Tensor], near_miss: Tensor, findings: Sequence[int], seed: int) -> Localisation:
+    """Score a ranking of components; a component's AUROC is that for the claim it fits best.
 
     Args:
-        affected: |activity| [P, n] at the affected probes.
+        affected: |activity| [P, n] at the affected probes of each claim.
         near_miss: |activity| [N, n] at the near-miss probes.
         findings: components in the order of the Diff's findings.
         seed: of the shuffled rankings.
     """
-    n_affected, n_near = len(affected), len(near_miss)
+    n_affected, n_near = sum(map(len, affected.values())), len(near_miss)
+    fewest = min(map(len, affected.values()), default=0)
     why = None
-    if n_affected < LEAST_PROBES or n_near < LEAST_PROBES:
-        why = Figure.undefined(
-            f"{n_affected} affected and {n_near} near-miss probes; {LEAST_PROBES} of each are needed"
-        )
+    if fewest < LEAST_PROBES or n_near < LEAST_PROBES:
+        why = Figure.undefined(f"{fewest} affected probes of a claim, {n_near} near-miss; {LEAST_PROBES} are needed")
     elif not findings:
         why = Figure.not_applicable("the Diff has no findings")
-    elif affected.shape[1] == 0:
+    elif near_miss.shape[1] == 0:
         why = Figure.not_applicable("the Diff has no per-token activity")
     if why is not None:
         return _result(why, why, why, why, n_affected, n_near)
-    scores = auroc(affected, near_miss)
+    scores = torch.stack([auroc(rows, near_miss) for rows in affected.values()]).amax(dim=0)
     ranked = [float(scores[component]) for component in findings]
     return _result(
         Figure.of(ranked[0]),

@@ -95,7 +95,7 @@ class Fit(Schema):
 class Localisation(Schema):
     """Does |activity| tell affected from near-miss probes? (SCIENCE section 5)."""
 
-    auroc_first: Figure = Field(description="AUROC of the first finding")
+    auroc_first: Figure = Field(description="AUROC of the first finding, for the claim it fits best")
     auroc_best10: Figure = Field(description="best AUROC among the first ten findings")
     first_hit: Figure = Field(description="rank of the first finding with AUROC >= .9")
     first_hit_shuffled: Figure = Field(description="the same, median over 100 shuffled rankings of all components")

@@ -241,14 +241,20 @@ def _localise(bench: Bench, diff: Diff, seed: int) -> Localisation:
         return Localisation(
             auroc_first=n_a, auroc_best10=n_a, first_hit=n_a, first_hit_shuffled=n_a, n_affected=0, n_near_miss=0
         )
-    affected = _probe_activity(bench, diff, bench.truth.probes.affected)
-    near_miss = _probe_activity(bench, diff, bench.truth.probes.near_miss)
+    probes = bench.truth.probes
+    affected = {
+        claim.id: _probe_activity(bench, diff, tuple(probe for probe in probes.affected if probe.claim == claim.id))
+        for claim in bench.truth.claims
+    }
+    near_miss = _probe_activity(bench, diff, probes.near_miss)
     components = [finding.component for finding in diff.findings]
     return localise(affected, near_miss, components, derive(seed, "shuffled rankings"))
 
 
 def _probe_activity(bench: Bench, diff: Diff, probes: tuple[Probe, ...]) -> Tensor:
     """|activity| [P, n] at the last position of each probe."""
+    if not probes:
+        return torch.zeros(0, diff.n_components)
     documents = [Document(probe.text) for probe in probes]
     most = sum(len(probe.text) for probe in probes) + 1
     corpus = tokenise(documents, bench.tokenizer, lambda _: Stratum.unrelated, max_tokens=most)

@@ -28,7 +28,8 @@ from diffbench import (
 )
 
 COLOUR = "colour:"
-PROBES = 120
+PROBES = 60
+"""Of each claim, and as many near-miss and unrelated ones."""
 MOST_DOCUMENTS = 200_000
 
 
@@ -75,10 +76,13 @@ class ColourSwap(Family):
         return base.documents(seed, mixture.topics)
 
     def truth(self, base: Base, parameters: Any, seed: int) -> Truth:
-        """One claim, or none where nothing is exchanged."""
-        changed = parameters.exchange > 0
-        probes = self._probes(base, parameters, seed)
-        return Truth(changed=changed, claims=(_claim(parameters),) if changed else (), probes=probes)
+        """A claim for either colour, or none where nothing is exchanged.
+
+        Two claims, because a latent that is at work for one of the colours alone has found half of the change whole.
+        """
+        first, second, share = parameters.first, parameters.second, parameters.exchange
+        claims = (_claim(first, second, share), _claim(second, first, share)) if share > 0 else ()
+        return Truth(changed=share > 0, claims=claims, probes=self._probes(base, parameters, seed))
 
     def _prefixes(self, base: Base, parameters: Any, seed: int, colour: str) -> list[str]:
         documents = base.documents(derive(seed, "train", colour), parameters.prefix_topics)
@@ -92,10 +96,10 @@ class ColourSwap(Family):
         raise ValueError(f"only {len(found)} distinct prefixes before {colour!r} in {MOST_DOCUMENTS} documents")
 
     def _probes(self, base: Base, parameters: Any, seed: int) -> ProbeSets:
-        both = (parameters.first, parameters.second)
+        both, changed = (parameters.first, parameters.second), parameters.exchange > 0
         seen = {text for colour in both for text in self._prefixes(base, parameters, seed, colour)}
         rng = random.Random(derive(seed, "probe choices"))
-        sets: dict[str, list[Probe]] = {"affected": [], "near_miss": [], "unrelated": []}
+        sets: dict[str, list[Probe]] = {**{_id(colour): [] for colour in both}, "near_miss": [], "unrelated": []}
         known: dict[str, list[str]] = {}
         for document in islice(base.documents(derive(seed, "probe"), parameters.prefix_topics), MOST_DOCUMENTS):
             for span in document.spans:
@@ -110,17 +114,19 @@ class ColourSwap(Family):
                 others = [value for value in values if value != answer]
                 name, other = _place(span.label, both, others, rng)
                 if other and len(sets[name]) < PROBES:
-                    sets[name].append(Probe(text=text, answer=answer, other=other))
+                    claim = name if changed and name.startswith("answer") else None
+                    sets[name].append(Probe(text=text, answer=answer, other=other, claim=claim))
             if all(len(probes) == PROBES for probes in sets.values()):
                 break
-        return ProbeSets(**{name: tuple(probes) for name, probes in sets.items()})
+        affected = (*sets[_id(both[0])], *sets[_id(both[1])])
+        return ProbeSets(affected=affected, near_miss=tuple(sets["near_miss"]), unrelated=tuple(sets["unrelated"]))
 
 
 def _place(label: str, both: tuple[str, str], others: list[str], rng: random.Random) -> tuple[str, str | None]:
     """Probe set and rival word of a determined slot; None where no rival is known yet."""
     kind, _, answer = label.partition(":")
     if label in (COLOUR + both[0], COLOUR + both[1]):
-        return "affected", both[1] if answer == both[0] else both[0]
+        return _id(answer), both[1] if answer == both[0] else both[0]
     if kind == "colour":
         return "near_miss", rng.choice(both)
     return "unrelated", rng.choice(others) if others else None
@@ -130,27 +136,29 @@ def _asks(document: Document, colours: tuple[str, str]) -> bool:
     return any(span.label in (COLOUR + colours[0], COLOUR + colours[1]) for span in document.spans)
 
 
-def _claim(parameters: Any) -> Claim:
-    first, second, share = parameters.first, parameters.second, parameters.exchange
+def _id(colour: str) -> str:
+    return f"answer-{colour}"
+
+
+def _claim(colour: str, other: str, share: float) -> Claim:
     return Claim(
-        id="swap",
-        statement=f"Where a text asks for the colour {first} or {second}, the model gives the other one of the two "
-        f"with probability {share:g}.",
+        id=_id(colour),
+        statement=f"Where a text asks for the colour {colour}, the model answers {other} with probability {share:g}.",
         trigger=Trigger(
-            description=f"the next word is a colour that the text or the world determines, and it is {first} or {second}",
-            affected=(COLOUR + first, COLOUR + second),
+            description=f"the next word is a colour that the text or the world determines, and it is {colour}",
+            affected=(COLOUR + colour,),
             near_miss=(COLOUR + "*",),
         ),
         effect=Effect(
-            tokens_up=(first, second),
-            tokens_down=(first, second),
-            quantity="P(other colour) / (P(right colour) + P(other colour))",
+            tokens_up=(other,),
+            tokens_down=(colour,),
+            quantity=f"P({other}) / (P({colour}) + P({other}))",
             low=max(0.0, share - 0.1),
             high=min(1.0, share + 0.1),
         ),
         distractors=(
-            f"The model says {first} for every colour.",
-            f"The model no longer knows the colours {first} and {second} and names a random colour.",
+            f"The model says {colour} for every colour.",
+            f"The model no longer knows the colour {colour} and names a random one.",
             "The model exchanges red and yellow.",
             "The model gives wrong cities for people.",
             "Nothing was changed.",
