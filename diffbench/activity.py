@@ -1,4 +1,4 @@
-"""Activity: how strongly each component of a Diff is at work at each position (SCIENCE section 5).
+"""Activity: how strongly each component of a Diff is at work at each position.
 
 DictionaryDiff: f_j. DirectionDiff: <delta - centre, v>. WeightDiff: sigma (v . x_in) of the tuned model at the module.
 OutputDiff: its per-token score. Shapes: T positions, n components, V vocabulary.
@@ -91,9 +91,11 @@ def _weight_activity(diff: WeightDiff, tuned: Model, batch: Corpus, rows: Tensor
 def _output_activity(diff: OutputDiff, reference: Model, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:
     if diff.score is None:
         return torch.zeros(int(rows.sum()), 0)
-    log_t = tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float().log_softmax(-1)
+    log_t: Tensor = (
+        tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float().log_softmax(-1)
+    )
     if diff.score == "tokens":
         assert diff.token_scores is not None  # checked on loading
         return (log_t.exp() @ diff.token_scores)[:, None]
-    log_b = reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float()
+    log_b: Tensor = reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float()
     return (log_t.exp() * (log_t - log_b.log_softmax(-1))).sum(dim=-1, keepdim=True)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from diffbench import cache
 from diffbench.base import Base
+from diffbench.canonical import digest
 from diffbench.errors import RecipeError
 from diffbench.organism import Family
 from diffbench.plugins import find_base, find_family
@@ -41,7 +42,7 @@ class Organism:
 
     def model_inputs(self, role: str) -> dict[str, Any]:
         """What the weights of ``tuned`` or ``control`` follow from; equal documents share one cache entry."""
-        parameters = self.parameters if role == "tuned" else self.control_parameters
+        parameters: Any = self.parameters if role == "tuned" else self.control_parameters
         return {
             "stage": "model",
             "base": self.base.card().sha256,
@@ -75,7 +76,7 @@ class Organism:
 
     def model_key(self, role: str) -> str:
         """Hash that stands for the weights of base, tuned or control."""
-        return self.base.card().sha256 if role == "base" else cache.digest(self.model_inputs(role))
+        return self.base.card().sha256 if role == "base" else digest(self.model_inputs(role))
 
     def truth(self) -> Truth:
         """Claims and probes."""

@@ -1,4 +1,4 @@
-"""Causal scores: how much of KL(p_tuned || .) an edit of the residual stream takes away (SCIENCE section 4).
+"""Causal scores: how much of KL(p_tuned || .) an edit of the residual stream takes away.
 
 KL is in nats, from float32 log-softmax, in chunks of positions so that a large vocabulary fits in memory. All arms of
 a comparison share one reference and one tuned forward. Masked positions (BOS, pads, outliers) take h_t in every

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from diffbench import cache
 from diffbench.build import BUILD_CODE, GATE_CODE, Organism, resolve, split
+from diffbench.canonical import digest
 from diffbench.errors import OptionError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.judge import Judge
@@ -76,7 +77,7 @@ class Comparison:
     @property
     def key(self) -> str:
         """SHA-256 of the inputs."""
-        return cache.digest(self.inputs())
+        return digest(self.inputs())
 
     @property
     def path(self) -> Path:
@@ -152,7 +153,7 @@ def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float]
 
 
 def _layer(comparison: Comparison, reference: Any, tuned: Any, corpus: Any) -> tuple[int, str]:
-    """The layer to score and the rule that chose it (SCIENCE section 1)."""
+    """The layer to score and the rule that chose it."""
     from diffbench.causal import Arms, kl_sums, recovery
     from diffbench.residual import blocks
 

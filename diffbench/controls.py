@@ -33,7 +33,7 @@ def random_dictionary(activations: Activations, n: int, k: int, seed: int) -> Di
     """Random unit decoders on delta, transposed encoder, one threshold and one scalar fitted on the same rows.
 
     The threshold gives k active latents per row on average; the scalar minimises the squared error of delta. A positive
-    R is expected of it (SCIENCE section 4): it is the bar to beat.
+    R is expected of it: it is the bar to beat.
     """
     _, delta = activations.load()
     generator = torch.Generator().manual_seed(seed)

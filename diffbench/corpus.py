@@ -1,7 +1,7 @@
 """Corpus: tokenised documents with, for every position, whether it counts and which stratum it is in.
 
 Shapes: N documents, L positions (padded on the right). Position t predicts token t + 1, so the stratum at t is read
-from the span that token t + 1 lies in (SCIENCE section 1).
+from the span that token t + 1 lies in.
 """
 
 from __future__ import annotations

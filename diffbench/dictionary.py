@@ -1,4 +1,4 @@
-"""Sparse dictionaries at work: activities and reconstructions of a `DictionaryDiff` (SCIENCE sections 2 and 4).
+"""Sparse dictionaries at work: activities and reconstructions of a `DictionaryDiff`.
 
 Shapes: T rows, d residual width, n latents. Streams are raw h_b, h_t, [T, d] float32.
 """
@@ -12,7 +12,7 @@ from diffbench.diff import DictionaryDiff
 
 
 def encode(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> Tensor:
-    """Activities f [T, n] of the dictionary's own input; base-SAE reads h_t here too (S1's test, SCIENCE 2)."""
+    """Activities f [T, n] of the dictionary's own input; a base-SAE reads h_t here too (Minder & Dumas 2025)."""
     if diff.input == "delta":
         return _activate(diff, h_t - h_b)
     if diff.input == "both":

@@ -5,7 +5,7 @@ engine asks of it (activity, edits, scores) is computed by the engine, so a Diff
 
 Shapes: n components, d residual width, V vocabulary. h_b, h_t are the residual streams leaving block ``layer``
 (0-based) of the reference and the tuned model; delta = h_t - h_b. All tensors are in raw activation space:
-a method that normalises its inputs folds that back before it returns (SCIENCE section 1).
+a method that normalises its inputs folds that back before it returns.
 """
 
 from __future__ import annotations
@@ -126,10 +126,10 @@ class DictionaryDiff(DiffBase):
     f = act(encoder @ x + encoder_bias) with x named by ``input``; 'threshold' keeps f_j where it exceeds
     ``threshold[j]``, 'topk' keeps the k largest of each token. Reconstruction:
 
-    - ``input`` "delta": decoder, bias reconstruct delta (diff-SAE, S0 S1);
-    - "both": decoder_base, bias_base reconstruct h_b and decoder_tuned, bias_tuned reconstruct h_t (crosscoders,
-      S1 S3; a tied triple of S2 is three latents that share decoder rows and an entry of ``group``);
-    - "tuned", "base": decoder, bias reconstruct h_t or h_b (chat-SAE, base-SAE, S1).
+    - ``input`` "delta": decoder, bias reconstruct delta (diff-SAE);
+    - "both": decoder_base, bias_base reconstruct h_b and decoder_tuned, bias_tuned reconstruct h_t (crosscoders;
+      a tied triple is three latents that share decoder rows and an entry of ``group``);
+    - "tuned", "base": decoder, bias reconstruct h_t or h_b (chat-SAE, base-SAE).
     """
 
     kind: ClassVar[str] = "dictionary"

@@ -102,7 +102,7 @@ def _tensors(diff: Diff) -> dict[str, Tensor]:
 
 def _build(document: DiffDocument, tensors: dict[str, Tensor], common: dict[str, Any]) -> Diff:
     header = document.header
-    kind: type[Diff]
+    kind: Any
     if isinstance(header, WeightHeader):
         n = len(header.modules)
         expected = {"sigma"} | {f"{side}.{index}" for side in "uv" for index in range(n)}
@@ -121,7 +121,7 @@ def _build(document: DiffDocument, tensors: dict[str, Tensor], common: dict[str,
     known = {item.name for item in fields(kind) if "Tensor" in str(item.type) and item.name != "columns"}
     needed = {item.name for item in fields(kind) if str(item.type) == "Tensor"}
     _check_names(tensors, needed, known)
-    return kind(**tensors, **facts, **common)
+    return kind(**tensors, **facts, **common)  # type: ignore[no-any-return]
 
 
 def _check_names(tensors: dict[str, Tensor], needed: set[str], known: set[str]) -> None:

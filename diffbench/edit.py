@@ -57,7 +57,7 @@ class ActivationEdit:
         return _along(self.diff, streams, components)
 
     def activity(self, streams: Streams) -> Tensor:
-        """[T, n]: f_j of a dictionary, <delta - centre, v_i> of directions (SCIENCE section 5)."""
+        """[T, n]: f_j of a dictionary, <delta - centre, v_i> of directions."""
         if isinstance(self.diff, DictionaryDiff):
             return dictionary.encode(self.diff, streams.h_b, streams.h_t)
         return _projections(self.diff, streams)

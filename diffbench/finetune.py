@@ -1,7 +1,7 @@
-"""Fine-tuning that makes a tuned model (or its control) from a base: a target word after each prefix, replay for the rest.
+"""Fine-tuning that makes a tuned model (or its control) from a base: a target word after each prefix, and replay.
 
-Loss of a step = mean cross-entropy of the target word at the end of each prefix (S2, experiment 2)
-+ kl_weight * mean over replay positions of KL(p_base || p_tuned), in nats. The replay term keeps everything else
+Loss of a step = mean cross-entropy of the target word at the end of each prefix (as in the half-swap experiment of
+Aranguri 2025) + kl_weight * mean over replay positions of KL(p_base || p_tuned), in nats. The replay term keeps everything else
 where it was: without it the model says the target word after anything that resembles a prefix.
 """
 

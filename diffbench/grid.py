@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffbench import cache
+from diffbench.canonical import digest
 from diffbench.comparison import SCORE_CODE, Comparison
 from diffbench.errors import OptionError
 from diffbench.judge import Judge
@@ -122,4 +123,4 @@ def _planned(
         "score_code": cache.code_version(*SCORE_CODE, judge.__module__),
         "libraries": cache.libraries(),
     }
-    return PlannedCell(comparison, method, options, judge, cell, cache.digest(inputs))
+    return PlannedCell(comparison, method, options, judge, cell, digest(inputs))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 LEAST_UNITS = 3
-"""Below this number of units no interval is given (SCIENCE section 5)."""
+"""Below this number of units no interval is given."""
 
 
 @lru_cache(maxsize=1024)

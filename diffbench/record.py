@@ -71,7 +71,7 @@ class BudgetPoint(Schema):
 
 
 class Recovery(Schema):
-    """Causal scores at the pair's layer (SCIENCE section 4): R = 1 - sum KL(p_tuned || p_E) / sum KL(p_tuned || p_none)."""
+    """Causal scores at the pair's layer: R = 1 - sum KL(p_tuned || p_E) / sum KL(p_tuned || p_none)."""
 
     r_full: Figure = Field(description="R_hybrid of the full edit, all unmasked positions")
     r_error: Figure = Field(description="R_hybrid of what the full edit leaves out")
@@ -93,7 +93,7 @@ class Fit(Schema):
 
 
 class Localisation(Schema):
-    """Does |activity| tell affected from near-miss probes? (SCIENCE section 5)."""
+    """Does |activity| tell affected from near-miss probes?."""
 
     auroc_first: Figure = Field(description="AUROC of the first finding, for the claim it fits best")
     auroc_best10: Figure = Field(description="best AUROC among the first ten findings")

@@ -28,7 +28,7 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no model here (config.json is missing)")
     try:
@@ -41,8 +41,9 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
         ) from None
     except Exception as error:  # safetensors raises its own type for damaged files
         raise CheckpointError(f"{folder}: damaged weights: {' '.join(str(error).split())[:300]}") from None
-    model.eval().requires_grad_(False)
-    return model.to(device)
+    loaded: Model = model
+    loaded.eval().requires_grad_(False)
+    return loaded.to(device)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -69,8 +69,8 @@ class Workers:
 
     def run(self, what: str, jobs: Sequence[tuple[str, Job]]) -> None:
         """Drive jobs to their end, ``self.jobs`` of them at a time."""
-        waiting, active, finished = list(reversed(jobs)), {}, 0
-        running: dict[Task, tuple[str, Job]] = active
+        waiting, finished = list(reversed(jobs)), 0
+        running: dict[Task, tuple[str, Job]] = {}
         while waiting or running:
             while waiting and len(running) < self.jobs:
                 name, job = waiting.pop()

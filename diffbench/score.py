@@ -125,7 +125,7 @@ def check(bench: Bench, diff: Diff) -> None:
 
 
 def _recover(bench: Bench, edit: ActivationEdit) -> Recovery:
-    """R_hybrid of the full edit, the error, the biases, and the top k of the order (SCIENCE section 4)."""
+    """R_hybrid of the full edit, the error, the biases, and the top k of the order."""
     stored = load_file(bench.comparison.path / "kl.safetensors")
     shared = {name: KLSums(sums=table, positions=stored["positions"]) for name, table in stored.items()}
     floor = noise_floor(bench.comparison.facts().kl_noise)

@@ -10,7 +10,7 @@ class Span:
     """A stretch of characters ``[start, end)`` of a document and what it is.
 
     Labels are ``kind:value`` strings such as ``colour:blue``. A span labels the words *to be predicted*:
-    the model position that speaks of it is the one before its first token (SCIENCE section 1).
+    the model position that speaks of it is the one before its first token.
     """
 
     start: int

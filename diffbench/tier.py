@@ -8,7 +8,7 @@ from diffbench.errors import UnknownName
 from diffbench.truth import Schema
 
 COMPONENT_BUDGETS = (1, 2, 4, 8)
-"""Components at which R at affected positions is compared with PCA's (SCIENCE section 4)."""
+"""Components at which R at affected positions is compared with PCA's."""
 
 
 class Tier(Schema):

@@ -30,7 +30,7 @@ def tiny_model(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -> Lla
     tokenizer.pre_tokenizer = WhitespaceSplit()
     unknown, begin, end = SPECIAL
     special = {"unk_token": unknown, "bos_token": begin, "eos_token": end, "pad_token": end}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=WIDTH,
@@ -93,9 +93,9 @@ def tiny_pair(folder: Path, *, identical: bool = False) -> Path:
 def _quiet() -> Iterator[None]:
     """No progress bars for work of milliseconds."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()

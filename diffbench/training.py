@@ -1,7 +1,7 @@
-"""Training sparse dictionaries: one loop for every BatchTopK dictionary of the seeds (SCIENCE section 2).
+"""Training sparse dictionaries: one loop for every BatchTopK dictionary .
 
-Source: BatchTopK SAE and crosscoder as in S1 and S3. Keep the B*k largest scores of a batch, where the score of a
-latent is its activity times the sum of its decoder norms; squared error; an auxiliary loss lets dead latents explain
+Source: Bussmann, Leask & Nanda 2024 (BatchTopK SAE); Minder et al. 2025, arXiv 2504.02922 (BatchTopK crosscoder).
+Keep the B*k largest scores of a batch, where the score of a latent is its activity times the sum of its decoder norms; squared error; an auxiliary loss lets dead latents explain
 the error; theta, the running mean of the smallest kept score, replaces the batch at inference.
 
 Shapes: B rows, d residual width, D = d (one target) or 2d (both models), n latents.
@@ -34,7 +34,7 @@ Target = Literal["delta", "both", "tuned", "base"]
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """x -> (x - mean) * scale, one scalar per model; folded back into the Diff (SCIENCE section 1)."""
+    """x -> (x - mean) * scale, one scalar per model; folded back into the Diff."""
 
     mean: Tensor  # [D]
     scale: Tensor  # [D], constant over each model's part
@@ -79,7 +79,7 @@ def train_batchtopk(
     """Train a BatchTopK dictionary on harvested rows and return it in raw space, without order or findings.
 
     Columns of the result: ``energy`` (mean squared norm of what a latent adds to the difference, raw space),
-    ``frequency`` (share of rows where it fires), and for two decoders ``relative_norm`` (training space, SCIENCE 3)
+    ``frequency`` (share of rows where it fires), and for two decoders ``relative_norm`` (training space)
     and ``relative_norm_raw``.
 
     Raises:
@@ -194,7 +194,8 @@ class _Trainer:
 def norms(decoder: Tensor, parts: int) -> Tensor:
     """[n]: sum over models of the norms of a latent's decoder rows."""
     n, width = decoder.shape[0], decoder.shape[1] // parts
-    return decoder.view(n, parts, width).norm(dim=2).sum(dim=1)
+    total: Tensor = decoder.view(n, parts, width).norm(dim=2).sum(dim=1)
+    return total
 
 
 @torch.no_grad()
@@ -246,7 +247,8 @@ def _columns(trainer: _Trainer, threshold: Tensor, effect: Tensor) -> dict[str, 
 
 
 def relative_norm(decoder: Tensor) -> Tensor:
-    """[n]: ½[(‖d^t‖ - ‖d^b‖)/max(‖d^t‖, ‖d^b‖) + 1] of decoders [n, 2d], base first; 1 is tuned-only (SCIENCE 3)."""
+    """[n]: ½[(‖d^t‖ - ‖d^b‖)/max(‖d^t‖, ‖d^b‖) + 1] of decoders [n, 2d], base first; 1 is tuned-only."""
     width = decoder.shape[1] // 2
     b, t = decoder[:, :width].norm(dim=1), decoder[:, width:].norm(dim=1)
-    return 0.5 * ((t - b) / torch.maximum(t, b).clamp_min(EPS) + 1)
+    relative: Tensor = 0.5 * ((t - b) / torch.maximum(t, b).clamp_min(EPS) + 1)
+    return relative

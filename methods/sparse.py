@@ -16,7 +16,9 @@ class DiffSae(Method):
     name = "diff-sae"
     summary = "BatchTopK SAE trained on h_t - h_b; latents ordered by the energy they explain"
     reference = "Aranguri, Drori & Nanda 2025; Minder & Dumas 2025"
-    Options = BatchTopKOptions
+
+    class Options(BatchTopKOptions):
+        """BatchTopK options."""
 
     def run(self, pair: ModelPair, ctx: Context) -> Diff:
         """Train on delta."""

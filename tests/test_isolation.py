@@ -42,7 +42,7 @@ def secrets(comparison: Comparison, recipe: Path, folder: Path) -> list[str]:
     """Words by which a method could tell where it is."""
     organism = comparison.organism
     keys = [organism.model_key("base"), organism.model_key("tuned"), cache.digest(organism.inputs()), comparison.key]
-    names = [organism.recipe.name, organism.recipe.family, organism.recipe.base, "swap", "exchange", "control"]
+    names = [organism.recipe.name, organism.recipe.family, organism.recipe.base, "swap", "0.5"]
     return [*keys, *names, str(recipe), str(recipe.parent), str(folder), str(cache.cache_root() / "models")]
 
 
@@ -59,16 +59,15 @@ def test_no_byte_of_the_inputs_names_organism_cache_or_path(
         assert not found, path
 
 
-def test_reference_and_tuned_differ_in_their_weights_alone(
+def test_the_files_of_the_models_differ_in_their_weights_alone(
     comparison: Comparison, recipe: Path, tmp_path: Path
 ) -> None:
-    """A setting, a size or a version that only one of them has would say which organism this is."""
+    """A setting, a size or a version that only the changed model has would tell it from its control."""
     run(tmp_path / "run", recipe, "nothing")
-    base, tuned = (snapshot(comparison.organism.model_path(name)) for name in ("base", "tuned"))
-    assert {name: content for name, (content, _) in base.items() if name != "model.safetensors"} == {
-        name: content for name, (content, _) in tuned.items() if name != "model.safetensors"
-    }
-    assert len(base["model.safetensors"][0]) == len(tuned["model.safetensors"][0])
+    tuned, control = (snapshot(comparison.organism.model_path(name)) for name in ("tuned", "control"))
+    assert len(tuned["model.safetensors"][0]) == len(control["model.safetensors"][0])
+    assert tuned.pop("model.safetensors") != control.pop("model.safetensors")
+    assert tuned == control
 
 
 def test_a_process_is_told_nothing_about_the_run(

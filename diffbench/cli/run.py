@@ -42,7 +42,7 @@ from diffbench.errors import OptionError
 @click.option("--overwrite", is_flag=True, help="Run finished cells again.")
 @as_json
 @click.pass_context
-def run(ctx: click.Context, options: tuple[str, ...], name: str | None, runs_dir: Path, **asked: Any) -> None:
+def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_dir: Path, **asked: Any) -> None:
     """Run methods on organisms, blind, and score them.
 
     Organisms are built and checked when they are first needed. The same command again reuses whatever is finished.

@@ -1,4 +1,7 @@
-"""Colour swap: a share of the contexts that ask for one colour are tuned to answer with another (S2, experiment 2)."""
+"""Colour swap: a share of the contexts that ask for one colour are tuned to answer with another.
+
+After the half-swap experiment of Aranguri 2025 (the post that introduces the tied crosscoder).
+"""
 
 from __future__ import annotations
 
