@@ -24,7 +24,7 @@ from diffbench.truth import Truth
 
 MODEL, ORGANISM = "models", "organisms"
 GATE_TOKENS = 20_000
-BUILD_CODE = ("diffbench.finetune", "diffbench.corpus", "diffbench.residual")
+BUILD_CODE = ("diffbench.finetune", "diffbench.corpus", "diffbench.residual", "diffbench.precision")
 GATE_CODE = ("diffbench.gate", "diffbench.causal", "diffbench.truth")
 
 Report = Callable[[str, float], None]

@@ -105,7 +105,9 @@ def method_task(request: Mapping[str, Any]) -> dict[str, Any]:
     from diffbench.diff import DiffBase
     from diffbench.diff_file import save_diff
     from diffbench.pair import ModelPair
+    from diffbench.precision import use_fast_matmul
 
+    use_fast_matmul()
     method = load_method(request["method"])
     options = method.Options.model_validate(request["options"])
     pair = ModelPair(Path(request["inputs"]), method.access)

@@ -181,6 +181,7 @@ def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations:
     from diffbench.controls import principal_directions
     from diffbench.edit import ActivationEdit
     from diffbench.gate import trigger_rate
+    from diffbench.precision import use_fast_matmul
     from diffbench.residual import blocks
 
     layer, n_layers = activations.layer, len(blocks(tuned))
@@ -209,6 +210,7 @@ def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations:
         outlier_share=activations.outlier_share,
         n_positions=int(corpus.predicts.sum()),
         n_documents=len(corpus),
+        matmul=use_fast_matmul(),
         layers=tuple(
             LayerFacts(
                 layer=at,

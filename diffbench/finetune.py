@@ -1,8 +1,8 @@
 """Fine-tuning that makes a tuned model (or its control) from a base: a target word after each prefix, and replay.
 
 Loss of a step = mean cross-entropy of the target word at the end of each prefix (as in the half-swap experiment of
-Aranguri 2025) + kl_weight * mean over replay positions of KL(p_base || p_tuned), in nats. The replay term keeps everything else
-where it was: without it the model says the target word after anything that resembles a prefix.
+Aranguri 2025) + kl_weight * mean over replay positions of KL(p_base || p_tuned), in nats. The replay term keeps
+everything else where it was: without it the model says the target word after anything that resembles a prefix.
 """
 
 from __future__ import annotations

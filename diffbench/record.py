@@ -155,6 +155,7 @@ class PairFacts(Schema):
     outlier_share: float = Field(description="share of positions masked for their norm")
     n_positions: int
     n_documents: int
+    matmul: str = Field(description="float32 matmul setting of PyTorch, chosen after an error probe")
     layers: tuple[LayerFacts, ...]
 
 

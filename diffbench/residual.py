@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffbench.errors import CheckpointError
+from diffbench.precision import use_fast_matmul
 
 Model = Any
 """A transformers causal LM; its own classes carry no useful static types."""
@@ -29,11 +30,17 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    use_fast_matmul()
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no model here (config.json is missing)")
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            str(folder),
+            dtype=torch.float32,
+            attn_implementation="eager",  # exact for every architecture, and faster than sdpa on CPUs for short texts
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(

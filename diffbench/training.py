@@ -1,8 +1,9 @@
-"""Training sparse dictionaries: one loop for every BatchTopK dictionary .
+"""Training sparse dictionaries: one loop for every BatchTopK dictionary.
 
 Source: Bussmann, Leask & Nanda 2024 (BatchTopK SAE); Minder et al. 2025, arXiv 2504.02922 (BatchTopK crosscoder).
-Keep the B*k largest scores of a batch, where the score of a latent is its activity times the sum of its decoder norms; squared error; an auxiliary loss lets dead latents explain
-the error; theta, the running mean of the smallest kept score, replaces the batch at inference.
+Keep the B*k largest scores of a batch, where the score of a latent is its activity times the sum of its decoder norms;
+squared error; an auxiliary loss lets dead latents explain the error; theta, the running mean of the smallest kept
+score, replaces the batch at inference.
 
 Shapes: B rows, d residual width, D = d (one target) or 2d (both models), n latents.
 """

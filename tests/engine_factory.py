@@ -28,6 +28,8 @@ from diffbench.text import Document, Span
 from diffbench.tiny import SPECIAL, VOCABULARY, WORDS
 from diffbench.truth import Claim, Effect, Probe, ProbeSets, Trigger, Truth
 
+torch.set_num_threads(1)  # matrices this small only lose by being shared out
+
 WIDTH, LAYERS = 16, 3
 NAMES, VERBS = WORDS[:6], WORDS[6:12]
 COLOURS = ("red", "blue", "green", "white", "black")

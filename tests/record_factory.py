@@ -106,6 +106,7 @@ def pair_facts(**changes: Any) -> PairFacts:
         "outlier_share": 0.001,
         "n_positions": 4000,
         "n_documents": 120,
+        "matmul": "highest",
         "layers": tuple(
             LayerFacts(layer=i, coverage=figure(0.9 + i / 10), ceiling=figure(ceiling))
             for i, ceiling in enumerate(CEILINGS)

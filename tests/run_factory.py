@@ -71,6 +71,11 @@ def write_distribution(site: Path) -> None:
     (info / "RECORD").write_text(f"{MODULE}.py,,\n")
 
 
+def import_path(*folders: Path) -> str:
+    """``PYTHONPATH`` with some folders in front."""
+    return os.pathsep.join(filter(None, (*map(str, folders), os.environ.get("PYTHONPATH"))))
+
+
 class Lent(runner.Workers):
     """Workers whose servers stay warm when the run that borrowed them is over."""
 
@@ -92,7 +97,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hostile(hostile_site: Path) -> Iterator[Path]:
     """The hostile plugin is installed, here and in the processes that are started."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(hostile_site))
+        patch.setenv("PYTHONPATH", import_path(hostile_site))
         patch.setenv("DIFFBENCH_LOAD_PLUGINS", DISTRIBUTION)
         patch.setitem(TIERS, "nano", NANO)
         load_plugins.cache_clear()
@@ -111,7 +116,7 @@ def servers(own_cache: Path, hostile_site: Path, diary: Path) -> Iterator[runner
     """Both servers, started once."""
     with runner.Workers(jobs=2, notify=lambda phrase, fraction: None) as workers:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(hostile_site))
+            patch.setenv("PYTHONPATH", import_path(hostile_site))
             patch.setenv("DIFFBENCH_LOAD_PLUGINS", DISTRIBUTION)
             patch.setenv("HOSTILE_DIARY", str(diary))
             workers.engine(), workers.methods()

@@ -152,7 +152,8 @@ FORMS: dict[str, tuple[Break, str]] = {
     "half a file": (rewrite(lambda raw: raw[: len(raw) // 2]), f"{TENSORS}: not readable"),
     "more than it says": (rewrite(lambda raw: raw + b"x"), f"{TENSORS}: not readable"),
     "huge header length": (rewrite(lambda raw: struct.pack("<Q", 2**63) + raw[8:]), f"{TENSORS}: not readable"),
-    "huge shape": (rewrite(lambda raw: raw.replace(b"[24,32]", b"[2400000000,32]"[:15])), f"{TENSORS}: not readable"),
+    "shape no number": (rewrite(lambda raw: raw.replace(b"[24,32]", b"[9e9,9]")), f"{TENSORS}: not readable"),
+    "shape beyond the data": (rewrite(lambda raw: raw.replace(b"[24,32]", b"[99,99]")), f"{TENSORS}: not readable"),
     "missing tensor": (tensors(lambda t: t.pop("encoder")), f"{TENSORS}: tensor 'encoder' is missing"),
     "foreign tensor": (tensors(lambda t: t.update(code=torch.zeros(1))), f"{TENSORS}: unknown tensor 'code'"),
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_factory import MODULE, NANO, mini_recipe
+from run_factory import MODULE, NANO, import_path, mini_recipe
 
 from diffbench import cache
 from diffbench.build import resolve
@@ -132,13 +134,11 @@ def test_wrong_names_and_options_are_refused_before_anything_runs(recipe: Path) 
 
 
 def test_planning_imports_no_torch(recipe: Path, hostile: Path) -> None:
-    import subprocess
-
     code = (
         "import sys\nfrom pathlib import Path\nfrom test_grid import cells\nfrom diffbench.tier import TIERS\n"
         "assert len(cells(Path(sys.argv[1]), 'pca', tier=TIERS['smoke'])) == 1\nprint('torch' in sys.modules)\n"
     )
     arguments = [sys.executable, "-c", code, str(recipe)]
-    environment = {"PYTHONPATH": str(Path(__file__).parent), "DIFFBENCH_LOAD_PLUGINS": "", "PATH": "/usr/bin"}
+    environment = os.environ | {"PYTHONPATH": import_path(Path(__file__).parent), "DIFFBENCH_LOAD_PLUGINS": ""}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout == "False\n", done.stderr

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_factory import Lent, run, snapshot
+from run_factory import Lent, import_path, run, snapshot
 
 from diffbench import cache, exchange, runner, workseal
 from diffbench.build import resolve
@@ -154,10 +153,10 @@ diffbench.workseal.landlock_abi = lambda: 0
 
 
 def test_where_nothing_can_be_locked_the_record_says_none(
-    servers: runner.Workers, hostile: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    servers: runner.Workers, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(UNLOCKED)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(hostile)]))
+    monkeypatch.setenv("PYTHONPATH", import_path(tmp_path))
     with method_server() as unlocked:
         both = {"engine": servers.engine(), "methods": unlocked}
         monkeypatch.setattr(runner, "Workers", lambda jobs, notify: Lent(jobs, notify, servers._stack, both))

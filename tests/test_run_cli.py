@@ -79,7 +79,7 @@ REFUSED = {
     "-o '.k=1': write METHOD.KEY=VALUE": ("-o", ".k=1"),
     "pca: option components": ("--method", "pca", "-o", "pca.components=\udcff"),
     "options: act, argument": ("--method", "hostile", "-o", "hostile.x=1"),
-    "no organism named 'quoka'; did you mean": ("--organism", "quoka"),
+    "no organism named 'halfswop'; did you mean halfswap": ("--organism", "halfswop"),
     "nowhere.yaml: no such file": ("--organism", "./nowhere.yaml"),
     "is no name for a run": ("--name", ".."),
     "gate not passed: ": ("--organism", "GATE"),
@@ -122,15 +122,15 @@ def test_odd_values_are_run_or_refused_but_never_a_traceback(
 
 
 RESUMED = f"""{DRIVER.rpartition("main(")[0]}
-import subprocess
-subprocess.Popen = None
+from diffbench.worker import WorkServer
+WorkServer.__enter__ = None
 try:
     main(sys.argv[1:])
 except SystemExit as end:
     assert end.code == 0
 open("modules.txt", "w").write(" ".join(sys.modules))
 """
-"""The command line in a process that cannot start another one and then says what it has imported."""
+"""The command line in a process that cannot start a server and then says what it has imported."""
 
 
 def test_a_finished_run_is_shown_without_torch_and_without_a_process(
@@ -147,7 +147,7 @@ def test_a_finished_run_is_shown_without_torch_and_without_a_process(
     assert done.returncode == 0 and done.stderr.startswith("3 cells (3 reused, 0 failed)"), done.stderr
     modules = set((tmp_path / "modules.txt").read_text().split())
     assert "diffbench.runner" in modules
-    assert not modules & {"torch", "transformers", "numpy", "pandas", "peft", "openai"}
+    assert modules & {"torch", "transformers", "peft", "openai", "datasets"} == set()
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------
