@@ -123,7 +123,8 @@ def legend() -> str:
     """What the columns of the table mean."""
     lines = [f"- **{column.head}**: {column.legend}\n" for column in LAYOUT]
     states = (
-        "- **n/a**: the method cannot be asked this. **undef.**: the quantity has no meaning on this pair. "
+        "- **none**: asked, and there is none. **n/a**: the method cannot be asked this. "
+        "**undef.**: the quantity has no meaning on this pair. "
         "**ERROR**: the cell failed. None of them counts as a number.\n"
         "- **controls** are pinned on top and compete with nobody.\n"
     )

@@ -68,13 +68,13 @@ def localise(affected: Mapping[str, Tensor], near_miss: Tensor, findings: Sequen
 
 def _first_hit(ranked: Sequence[float], otherwise: str) -> Figure:
     hit = next((rank for rank, score in enumerate(ranked, start=1) if score >= HIT), None)
-    return Figure.undefined(otherwise) if hit is None else Figure.of(hit)
+    return Figure.none(otherwise) if hit is None else Figure.of(hit)
 
 
 def _shuffled(scores: Tensor, seed: int) -> Figure:
     hits = [bool(score >= HIT) for score in scores]
     if not any(hits):
-        return Figure.undefined(f"none of the {len(hits)} components reaches {HIT}")
+        return Figure.none(f"none of the {len(hits)} components reaches {HIT}")
     rng = random.Random(seed)
     firsts = [1 + rng.sample(hits, len(hits)).index(True) for _ in range(SHUFFLES)]
     return Figure.of(float(median(firsts)))

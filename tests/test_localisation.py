@@ -25,18 +25,19 @@ def test_auroc_is_the_share_of_won_pairs_with_ties_as_halves(levels: int) -> Non
     assert auroc(positive, negative).tolist() == pytest.approx(expected)
 
 
-def probes(scores: list[float], n: int = LEAST_PROBES) -> tuple[Tensor, Tensor]:
-    """Columns whose AUROC is the given score: that share of the affected probes lies above all near-miss ones."""
+def probes(scores: list[float], n: int = LEAST_PROBES) -> tuple[dict[str, Tensor], Tensor]:
+    """One claim; columns whose AUROC is the given score: that share of the affected probes lies above all near-miss ones."""
     affected = torch.zeros(n, len(scores))
     for column, score in enumerate(scores):
         wins = round((2 * score - 1) * n)
         affected[:wins, column] = 1.0
-    return affected, torch.zeros(n, len(scores))
+    return {"claim": affected}, torch.zeros(n, len(scores))
 
 
 def test_the_ranking_is_that_of_the_findings() -> None:
     scores = [0.5, 0.96, 0.7, 0.9]
-    assert auroc(*probes(scores)).tolist() == pytest.approx(scores)
+    affected, near_miss = probes(scores)
+    assert auroc(affected["claim"], near_miss).tolist() == pytest.approx(scores)
     found = localise(*probes(scores), [2, 0, 3, 1], seed=0)
     assert found.auroc_first.value == pytest.approx(0.7)
     assert found.auroc_best10.value == pytest.approx(0.96)
@@ -51,12 +52,12 @@ def test_only_the_first_ten_findings_count_for_the_best() -> None:
     assert found.first_hit.value == 11
 
 
-def test_no_hit_is_undefined_in_the_ranking_and_in_the_shuffled_ones_apart() -> None:
+def test_no_hit_is_none_in_the_ranking_and_in_the_shuffled_ones_apart() -> None:
     found = localise(*probes([0.6, 1.0]), [0], seed=0)
-    assert found.first_hit.state == "undefined"
+    assert found.first_hit.state == "none"
     assert f"none of the 1 findings reaches {HIT}" in (found.first_hit.reason or "")
     assert found.first_hit_shuffled.state == "ok"
-    assert localise(*probes([0.6, 0.7]), [0], seed=0).first_hit_shuffled.state == "undefined"
+    assert localise(*probes([0.6, 0.7]), [0], seed=0).first_hit_shuffled.state == "none"
 
 
 def test_shuffled_rankings_are_of_all_components() -> None:
@@ -80,16 +81,27 @@ def test_the_median_first_hit_of_several_hits() -> None:
     assert abs(found - expected) <= 1
 
 
+def test_a_component_counts_for_the_claim_it_fits_best() -> None:
+    one, near_miss = probes([1.0, 0.5, 0.6])
+    other, _ = probes([0.5, 0.96, 0.7])
+    found = localise({"one": one["claim"], "other": other["claim"]}, near_miss, [2, 1, 0], seed=0)
+    assert found.auroc_first.value == pytest.approx(0.7)
+    assert found.auroc_best10.value == pytest.approx(1.0)
+    assert found.first_hit.value == 2
+    assert found.n_affected == 2 * LEAST_PROBES
+
+
 @pytest.mark.parametrize(("affected", "near_miss"), [(LEAST_PROBES - 1, 60), (60, LEAST_PROBES - 1), (0, 60)])
 def test_too_few_probes_are_undefined(affected: int, near_miss: int) -> None:
-    found = localise(torch.ones(affected, 2), torch.zeros(near_miss, 2), [0], seed=0)
+    claims = {"one": torch.ones(60, 2), "other": torch.ones(affected, 2)}
+    found = localise(claims, torch.zeros(near_miss, 2), [0], seed=0)
     for figure in (found.auroc_first, found.auroc_best10, found.first_hit, found.first_hit_shuffled):
         assert figure.state == "undefined"
-        assert f"{affected} affected and {near_miss} near-miss" in (figure.reason or "")
+        assert f"{affected} affected probes of a claim, {near_miss} near-miss" in (figure.reason or "")
 
 
 def test_no_findings_and_no_activity_are_not_applicable() -> None:
     assert localise(*probes([1.0]), [], seed=0).auroc_first.state == "n/a"
     empty = torch.zeros(60, 0)
-    figure = localise(empty, empty, [0], seed=0).first_hit
+    figure = localise({"one": empty}, empty, [0], seed=0).first_hit
     assert (figure.state, figure.reason) == ("n/a", "the Diff has no per-token activity")

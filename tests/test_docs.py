@@ -1,0 +1,54 @@
+"""The README says what is true: its example runs, its commands exist, and what is installed is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from diffbench import Context, ModelPair
+from diffbench.cli import main
+from diffbench.plugins import load_plugins
+from diffbench.tier import TIERS
+from diffbench.tiny import LAYER, LAYERS, VOCABULARY, WIDTH, tiny_pair
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+[EXAMPLE] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_method_of_the_readme_runs(tmp_path: Path) -> None:
+    space: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(EXAMPLE, "README.md", "exec"), space)
+    [method] = space["diffbench_methods"]()
+    pair = ModelPair(tiny_pair(tmp_path), method.access)
+    context = Context(seed=0, layer=LAYER, budget=TIERS["smoke"], out=tmp_path, report=lambda phrase, fraction: None)
+    diff = method().run(pair, context)
+    diff.check(WIDTH, LAYERS, VOCABULARY)
+    assert [finding.rank for finding in diff.findings] == [1, 2, 3, 4]
+    assert diff.verdict == "changed"
+
+
+def test_the_readme_method_is_short() -> None:
+    assert len([line for line in EXAMPLE.splitlines() if line.strip()]) <= 25
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"\bdiffbench ((?:leaderboard |organisms |new )?[a-z]+)", README))))
+def test_commands_of_the_readme_exist(line: str) -> None:
+    if line in ("is", "trains", "methods"):  # the product as the subject of a sentence
+        return
+    result = CliRunner().invoke(main, [*line.split(), "--help"])
+    assert result.exit_code == 0, result.output
+
+
+def test_every_bundled_method_is_in_the_table_of_the_readme() -> None:
+    missing = [name for name in load_plugins().methods if name not in README]
+    assert not missing
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target

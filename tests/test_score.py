@@ -1,0 +1,297 @@
+"""A stand-in organism from recipe to scores: what oracle, nothing and known Diffs must get."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_factory import WIDTH, StandinBase, StandinFamily, dictionary_diff, one_of_each, standin
+from safetensors.torch import load_file
+
+from diffbench import build, cache, comparison
+from diffbench.activations import Activations
+from diffbench.activity import activity, streams
+from diffbench.causal import KLSums
+from diffbench.comparison import Comparison, noise_floor
+from diffbench.controls import principal_directions
+from diffbench.corpus import Corpus, tokenise
+from diffbench.diff import DirectionDiff, Diff, Finding, OutputDiff
+from diffbench.edit import ActivationEdit, Streams
+from diffbench.errors import BudgetExceeded, DiffError, OptionError
+from diffbench.findings import no_change
+from diffbench.judge import Evidence, Explanation, Judge
+from diffbench.localisation import auroc
+from diffbench.record import Figure
+from diffbench.residual import load_model, load_tokenizer
+from diffbench.score import Bench, _Explained, check, score
+from diffbench.text import Document
+from diffbench.tier import COMPONENT_BUDGETS, Tier
+from diffbench.truth import Stratum
+
+TIER = Tier(name="tiny", tokens=1500, components=64, seconds=9, evaluation_tokens=900, judge_tokens=200)
+NO_CONTROL = Figure.undefined("not asked")
+
+
+class SilentJudge(Judge):
+    name = "silent"
+
+    def explain(self, evidence: Evidence) -> Explanation:
+        raise AssertionError("a Diff without findings needs no judge")
+
+    def detect(self, explanation: Explanation, contexts: Any) -> list[bool]:
+        raise AssertionError
+
+
+@dataclass
+class Prepared:
+    bench: Bench
+    folder: Path
+
+    def scores(self, diff: Diff) -> Any:
+        return score(self.bench, diff, 0, NO_CONTROL)
+
+    def method_rows(self) -> Activations:
+        return Activations.open(self.folder / "in" / "activations.safetensors")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    folder = tmp_path_factory.mktemp("score")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "find_base", lambda name: lambda: StandinBase(folder / "base"))
+        patch.setattr(build, "find_family", lambda name: StandinFamily)
+        patch.setenv("DIFFBENCH_CACHE", str(folder / "cache"))
+        patch.setattr(build, "GATE_TOKENS", 200)
+        patch.setattr("diffbench.worker.report", lambda *_: None)
+        here = Comparison(standin(folder / "base"), "control", TIER)
+        for role in ("tuned", "control"):
+            build.train_task({"recipe": here.organism.recipe.model_dump(mode="json"), "role": role})
+        build.gate_task(here.request())
+        path = Path(comparison.prepare_task(here.request())["path"])
+        assert path == here.path
+        tuned = here.organism.model_path("tuned")
+        bench = Bench(
+            comparison=here,
+            truth=here.truth(),
+            reference=load_model(here.organism.model_path("control")),
+            tuned=load_model(tuned),
+            tokenizer=load_tokenizer(tuned),
+            judge=SilentJudge(),
+        )
+        yield Prepared(bench, path)
+
+
+def quiet(diff: Diff) -> Diff:
+    """Without findings, so that no judge is asked."""
+    return replace(diff, findings=())
+
+
+def test_facts_of_the_pair(prepared: Prepared) -> None:
+    facts, corpus = prepared.bench.comparison.facts(), prepared.bench.corpus("evaluation")
+    assert facts.n_documents == len(corpus)
+    assert facts.n_positions == int(corpus.predicts.sum())
+    assert facts.kl.value is not None and facts.kl.value > 1e-3
+    assert facts.kl_noise < 1e-6
+    assert facts.layers[-1].ceiling.value == pytest.approx(1, abs=0.35)  # the heads differ, nothing else
+    ceilings = [facts.layers[layer].ceiling.value or 0 for layer in range(3)]
+    expected = next((layer for layer in range(3) if ceilings[layer] >= 0.7), 1)
+    assert facts.layer in (expected, *[layer for layer in range(3) if abs(ceilings[layer] - 0.7) < 0.15])
+    stored = load_file(prepared.folder / "kl.safetensors")
+    table = KLSums(stored["reference"], stored["positions"])
+    share = table.total(Stratum.affected) / table.total()
+    assert facts.kl_affected_share.value == pytest.approx(share)
+    assert facts.kl_affected.value == pytest.approx(table.mean(Stratum.affected))
+
+
+def test_methods_get_no_labels_and_their_own_text(prepared: Prepared) -> None:
+    inside = sorted(path.name for path in (prepared.folder / "in").iterdir())
+    assert inside == ["activations.safetensors", "text.safetensors"]
+    assert "stratum" not in load_file(prepared.folder / "in" / "text.safetensors")
+    blind = Corpus.load(prepared.folder / "in" / "text.safetensors")
+    held_out = prepared.bench.corpus("evaluation")
+    one, other = ({tuple(row.tolist()) for row in corpus.ids} for corpus in (blind, held_out))
+    assert len(one & other) < 0.1 * len(other)
+
+
+def test_the_oracle_recovers_everything_and_its_head_is_pca(prepared: Prepared) -> None:
+    found = prepared.scores(principal_directions(prepared.method_rows(), WIDTH))
+    assert found.recovery.r_full.value == pytest.approx(1, abs=1e-3)
+    assert found.recovery.r_full_affected.value == pytest.approx(1, abs=1e-3)
+    assert found.recovery.r_error.value == pytest.approx(0, abs=1e-3)
+    for point in found.recovery.budgets:
+        assert point.r.value == pytest.approx(point.r_pca.value, abs=1e-4)
+        assert point.lift.value == pytest.approx(0, abs=1e-4)
+        assert point.active_per_token.value == point.k
+    assert found.recovery.headline.value == pytest.approx(0, abs=1e-4)
+    assert found.fit.fve_delta.value == pytest.approx(1, abs=1e-3)
+    assert found.fit.l0.state == found.fit.fve.state == "n/a"
+    assert found.localisation.auroc_first.state == "n/a"
+
+
+def test_nothing_recovers_nothing(prepared: Prepared) -> None:
+    found = prepared.scores(no_change(prepared.bench.comparison.facts().layer, WIDTH))
+    assert found.recovery.r_full.value == pytest.approx(0, abs=1e-6)
+    assert found.recovery.r_error.value == pytest.approx(1, abs=1e-3)
+    assert found.fit.fve_delta.value == pytest.approx(0, abs=1e-6)
+    assert found.change_score.value == 0
+    assert (found.verdict, found.n_findings) == ("unchanged", 0)
+    for point in found.recovery.budgets:
+        assert point.lift.value == pytest.approx(-point.r_pca.value, abs=1e-6)
+        assert point.active_per_token.value == 0
+
+
+def test_budgets_take_the_first_of_the_order_and_the_headline_is_their_mean(prepared: Prepared) -> None:
+    layer = prepared.bench.comparison.facts().layer
+    pca = principal_directions(prepared.method_rows(), WIDTH)
+    backwards = quiet(replace(pca, directions=pca.directions.flip(0)))
+    found = prepared.scores(backwards)
+    assert found.recovery.budgets[0].r.value < found.recovery.budgets[0].r_pca.value
+    mean = sum(point.r.value - point.r_pca.value for point in found.recovery.budgets) / len(COMPONENT_BUDGETS)
+    assert found.recovery.headline.value == pytest.approx(mean, abs=1e-6)
+    assert layer == backwards.layer  # type: ignore[union-attr]
+
+
+def test_fit_of_a_dictionary_by_hand(prepared: Prepared) -> None:
+    bench = prepared.bench
+    diff = dictionary_diff("delta", layer=bench.comparison.facts().layer)
+    found = prepared.scores(diff)
+    corpus = bench.corpus("evaluation")
+    rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, diff.layer)
+    added = ActivationEdit(diff).full(rows).double()
+    delta = (rows.h_t - rows.h_b).double()
+    residual = delta - added
+    fve = 1 - float((residual - residual.mean(0)).pow(2).sum() / (delta - delta.mean(0)).pow(2).sum())
+    assert found.fit.fve_delta.value == found.fit.fve.value == pytest.approx(fve, rel=1e-4)
+    size = (added.pow(2).sum(1) / rows.h_b.double().pow(2).sum(1)).mean()
+    assert found.change_score.value == pytest.approx(float(size), rel=1e-4)
+    f = ActivationEdit(diff).activity(rows)
+    assert found.fit.l0.value == pytest.approx(float((f > 0).double().sum(1).mean()))
+    assert found.fit.dead_share.value == pytest.approx(float((~(f > 0).any(0)).double().mean()))
+    affected = corpus.predicts & (corpus.stratum == 1)
+    on = activity(diff, bench.reference, bench.tuned, corpus, affected) != 0
+    for point in found.recovery.budgets:
+        expected = float(on[:, diff.order[: point.k]].sum(1).double().mean())
+        assert point.active_per_token.value == pytest.approx(expected)
+
+
+def test_a_change_score_of_the_methods_own_is_kept(prepared: Prepared) -> None:
+    found = prepared.scores(replace(OutputDiff(score="kl"), change_score=0.75, verdict="changed"))
+    assert found.change_score.value == 0.75
+    assert found.recovery.r_full.state == found.recovery.headline.state == found.fit.l0.state == "n/a"
+    assert prepared.scores(OutputDiff(score="kl")).change_score.state == "n/a"
+
+
+def test_a_diff_of_another_layer_is_not_applicable(prepared: Prepared) -> None:
+    layer = (prepared.bench.comparison.facts().layer + 1) % 3
+    found = prepared.scores(quiet(replace(one_of_each()["direction"], layer=layer)))
+    assert found.recovery.r_full.state == "n/a"
+    assert f"is about layer {layer}" in found.recovery.r_full.reason
+
+
+def test_localisation_reads_the_last_position_of_each_probe(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = prepared.bench
+    module = importlib.import_module("diffbench.score")
+    monkeypatch.setattr(module, "_interpret", lambda *_: None)
+    monkeypatch.setattr(module, "Scores", lambda **parts: parts)
+    diff = replace(
+        dictionary_diff("tuned", "relu", layer=bench.comparison.facts().layer),
+        findings=(Finding(rank=1, component=3, score=1.0),),
+    )
+    found = score(bench, diff, 0, NO_CONTROL)["localisation"]  # type: ignore[index]
+
+    def by_hand(probes: Any) -> torch.Tensor:
+        values = []
+        for probe in probes:
+            corpus = tokenise([Document(probe.text)], bench.tokenizer, lambda _: Stratum.unrelated, max_tokens=99)
+            rows = corpus.mask.clone()
+            rows[0, :-1] = False
+            values.append(activity(diff, bench.reference, bench.tuned, corpus, rows).abs())
+        return torch.cat(values)
+
+    scores = auroc(by_hand(bench.truth.probes.affected), by_hand(bench.truth.probes.near_miss))
+    assert found.auroc_first.value == pytest.approx(float(scores[3]), abs=1e-6)
+    assert (found.n_affected, found.n_near_miss) == (60, 60)
+
+
+def test_what_does_not_fit_is_refused(prepared: Prepared) -> None:
+    with pytest.raises(DiffError, match="layer: 7"):
+        check(prepared.bench, dictionary_diff("delta", layer=7))
+    with pytest.raises(BudgetExceeded, match="65 components, the tier allows 64"):
+        check(prepared.bench, dictionary_diff("delta", n=65))
+    check(prepared.bench, dictionary_diff("delta", n=64))
+
+
+# BUG score.py: finite tensors that overflow give NaN, and Figure then fails with pydantic's ValidationError.
+def test_a_diff_that_overflows_is_the_diffs_fault(prepared: Prepared) -> None:
+    layer = prepared.bench.comparison.facts().layer
+    diff = dictionary_diff("delta", "relu", layer=layer)
+    with pytest.raises(DiffError):
+        prepared.scores(replace(diff, encoder=diff.encoder * 1e37, decoder=1e37 * torch.ones_like(diff.encoder)))
+
+
+def test_explained_streams_to_the_same_number() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, hat = torch.randn(100, 5, generator=draw) + 1000, torch.randn(100, 5, generator=draw)
+    whole, parts = _Explained(), _Explained()
+    whole.add(x, hat)
+    for start in range(0, 100, 7):
+        parts.add(x[start : start + 7], hat[start : start + 7])
+    assert parts.figure().value == pytest.approx(whole.figure().value, rel=1e-9)
+    still = _Explained()
+    still.add(torch.zeros(3, 2), torch.ones(3, 2))
+    assert still.figure().state == "undefined"
+
+
+def test_a_comparison_is_prepared_once_and_keyed(prepared: Prepared, tmp_path: Path) -> None:
+    here = prepared.bench.comparison
+    assert comparison.prepare_task(here.request()) == {"path": str(here.path)}
+    organism = here.organism
+    keys = {
+        Comparison(organism, "control", TIER).key,
+        Comparison(organism, "base", TIER).key,
+        Comparison(organism, "control", TIER, layer=1).key,
+        Comparison(organism, "control", TIER.model_copy(update={"evaluation_tokens": 901})).key,
+        Comparison(standin(tmp_path, seed=9), "control", TIER).key,
+    }
+    assert len(keys) == 5 and here.key in keys
+    free = TIER.model_copy(update={"name": "x", "seconds": 1.0, "components": 1})
+    assert Comparison(organism, "control", free).key == here.key
+    again = Comparison.of(here.request())
+    assert again.key == here.key
+
+
+def test_a_layer_that_is_not_there_is_refused(prepared: Prepared) -> None:
+    wrong = replace(prepared.bench.comparison, layer=3)
+    with pytest.raises(OptionError, match=r"layer: 3 does not exist, the models have blocks 0\.\.2"):
+        comparison.prepare_task(wrong.request())
+    assert cache.finished("comparisons", wrong.inputs()) is None
+
+
+def test_the_noise_floor_is_ten_times_the_noise_and_never_nothing() -> None:
+    assert noise_floor(0.0) == 1e-6
+    assert noise_floor(1e-3) == pytest.approx(1e-2)
+
+
+# BUG comparison.py CODE, SCORE_CODE: numbers that are cached follow from these too, and no key holds their source.
+@pytest.mark.parametrize(
+    ("key", "needed"),
+    [
+        ("CODE", {"diffbench.interval", "diffbench.tier", "diffbench.seeds"}),
+        ("SCORE_CODE", {"diffbench.activations", "diffbench.corpus", "diffbench.residual", "diffbench.tier"}),
+    ],
+)
+def test_code_that_numbers_follow_from_is_in_the_key(key: str, needed: set[str]) -> None:
+    assert needed <= set(getattr(comparison, key))
+
+
+def test_streams_are_rows_of_equal_length() -> None:
+    rows = Streams(torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1, 2]))
+    edit = ActivationEdit(
+        DirectionDiff(layer=0, directions=torch.eye(3), centre=torch.zeros(3), bias=torch.zeros(3))
+    )
+    assert torch.equal(edit.full(rows), torch.ones(2, 3))
