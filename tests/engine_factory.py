@@ -125,7 +125,9 @@ def rows(h_b: Tensor, delta: Tensor, layer: int = 0) -> Activations:
     )
 
 
-def dictionary_diff(kind: str, activation: str = "threshold", *, n: int = 24, d: int = WIDTH, layer: int = 1, seed: int = 0) -> DictionaryDiff:
+def dictionary_diff(
+    kind: str, activation: str = "threshold", *, n: int = 24, d: int = WIDTH, layer: int = 1, seed: int = 0
+) -> DictionaryDiff:
     """A random dictionary whose every tensor differs from 0 and from every other."""
     draw = torch.Generator().manual_seed(seed)
 
@@ -200,7 +202,7 @@ RECIPE: dict[str, Any] = {
     "family": "standin-family",
     "parameters": {"exchange": 1.0},
     "seed": 3,
-    "training": {"steps": 80, "batch": 16, "lr": 0.01, "replay_batch": 8, "kl_weight": 1.0},
+    "training": {"steps": 40, "batch": 16, "lr": 0.01, "replay_batch": 8, "kl_weight": 1.0},
     "control": {"parameters": {"exchange": 0.0}},
     "mixture": {"topics": {"all": 1.0}, "trigger_rate": [0.01, 0.5]},
     "gate": {
@@ -279,9 +281,7 @@ class StandinFamily(Family):
         return Truth(changed=changed, claims=TRUTH.claims if changed else (), probes=probes)
 
     @staticmethod
-    def _probes(
-        base: Base, seed: int, colours: tuple[str, ...], n: int, claim: str | None = None
-    ) -> tuple[Probe, ...]:
+    def _probes(base: Base, seed: int, colours: tuple[str, ...], n: int, claim: str | None = None) -> tuple[Probe, ...]:
         found = []
         for document in base.documents(seed):
             for span in document.spans:

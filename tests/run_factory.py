@@ -6,7 +6,6 @@ PYTEST_DONT_REWRITE, because the modules that use it also import from it.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -85,11 +84,9 @@ class Lent(runner.Workers):
 
 @pytest.fixture(scope="session")
 def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the hostile distribution, on the import path of this process."""
+    """A folder with the hostile distribution in it."""
     site = tmp_path_factory.mktemp("site")
     write_distribution(site)
-    sys.path.insert(0, str(site))
-    importlib.invalidate_caches()
     return site
 
 
@@ -99,6 +96,7 @@ def hostile(hostile_site: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", import_path(hostile_site))
         patch.setenv("DIFFBENCH_LOAD_PLUGINS", DISTRIBUTION)
+        patch.syspath_prepend(str(hostile_site))
         patch.setitem(TIERS, "nano", NANO)
         load_plugins.cache_clear()
         yield hostile_site

@@ -53,7 +53,9 @@ def test_an_outlier_of_either_model_is_one() -> None:
 def test_half_precision_keeps_a_small_difference_of_large_vectors() -> None:
     reference = small_pair(outlier=False)[0]
     tuned = copy.deepcopy(reference)
-    noise = torch.randn(reference.model.layers[LAYER].mlp.down_proj.weight.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(
+        reference.model.layers[LAYER].mlp.down_proj.weight.shape, generator=torch.Generator().manual_seed(0)
+    )
     tuned.model.layers[LAYER].mlp.down_proj.weight += 4e-5 * noise
     corpus = labelled_corpus(300)
     exact = [hidden(m, corpus.ids, corpus.mask, LAYER).double()[corpus.counts] for m in (reference, tuned)]

@@ -59,7 +59,7 @@ def test_weight_components_read_what_the_tuned_module_reads(corpus: Corpus, rows
     # q_proj of block 1 reads that block's normed input.
     x_in = TUNED.model.layers[1].input_layernorm(states[1])[rows]
     torch.testing.assert_close(found[:, 1], 0.5 * (x_in @ diff.v[1]), atol=1e-4, rtol=1e-4)
-    # down_proj of block 0 reads act(gate x) * (up x); x: the normed stream behind attention = block output - mlp output.
+    # down_proj of block 0 reads act(gate x) * (up x); x: the normed stream behind attention.
     block = TUNED.model.layers[0]
     normed = block.input_layernorm(states[0])
     position = torch.arange(corpus.ids.shape[1])[None]
@@ -68,9 +68,12 @@ def test_weight_components_read_what_the_tuned_module_reads(corpus: Corpus, rows
     for ids, length in zip(range(len(corpus)), corpus.mask.sum(dim=1).tolist(), strict=True):
         part = [angle[:, :length] for angle in cosine_sine]
         causal = torch.full((length, length), float("-inf")).triu(1)[None, None]
-        behind = states[0][ids : ids + 1, :length] + block.self_attn(
-            hidden_states=normed[ids : ids + 1, :length], position_embeddings=tuple(part), attention_mask=causal
-        )[0]
+        behind = (
+            states[0][ids : ids + 1, :length]
+            + block.self_attn(
+                hidden_states=normed[ids : ids + 1, :length], position_embeddings=tuple(part), attention_mask=causal
+            )[0]
+        )
         x = block.post_attention_layernorm(behind)
         inner = torch.nn.functional.silu(block.mlp.gate_proj(x)) * block.mlp.up_proj(x)
         alone.append(inner[0][rows[ids, :length]])
@@ -110,5 +113,7 @@ def test_a_module_that_reads_no_vectors_is_refused(module: str, corpus: Corpus, 
 def test_a_vector_of_another_width_is_refused(corpus: Corpus, rows: torch.Tensor) -> None:
     diff = one_of_each()["weight"]
     assert isinstance(diff, WeightDiff)
-    with pytest.raises(DiffError, match=r"v: 16 entries, but module model\.layers\.0\.mlp\.down_proj reads vectors of 32"):
+    with pytest.raises(
+        DiffError, match=r"v: 16 entries, but module model\.layers\.0\.mlp\.down_proj reads vectors of 32"
+    ):
         activity(replace(diff, v=(torch.ones(WIDTH), diff.v[1])), REFERENCE, TUNED, corpus, rows)

@@ -103,7 +103,7 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DIFFBENCH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CacheError, match="cannot be written.*DIFFBENCH_CACHE"):
+    with pytest.raises(CacheError, match=r"cannot be written.*DIFFBENCH_CACHE"):
         cache.publish("k", INPUTS, fill)
 
 

@@ -266,4 +266,3 @@ def test_lift_is_the_mean_difference_of_recoveries() -> None:
     r = [recovery(x, base, Stratum.affected, 0.0).value for x in (arm, rival)]
     assert r[0] is not None and r[1] is not None
     assert recovery_lift([arm], [rival], base, Stratum.affected, 0.0).value == pytest.approx(r[0] - r[1])
-

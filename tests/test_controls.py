@@ -42,7 +42,10 @@ def test_all_principal_directions_are_the_difference_and_a_set_has_no_mean() -> 
     delta = here.h_t - here.h_b
     torch.testing.assert_close(edit.full(here), delta, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
-        edit.subset(here, torch.arange(WIDTH)), delta - edit.diff.centre, atol=1e-4, rtol=1e-4  # type: ignore[union-attr]
+        edit.subset(here, torch.arange(WIDTH)),
+        delta - edit.diff.centre,
+        atol=1e-4,
+        rtol=1e-4,  # type: ignore[union-attr]
     )
 
 

@@ -17,9 +17,7 @@ AFFECTED, NEAR = STRATA.index(Stratum.affected), STRATA.index(Stratum.near_miss)
 
 
 def corpus_of(*documents: Document, bos: bool = True, max_tokens: int = 1000, max_length: int = 1024) -> Corpus:
-    return tokenise(
-        documents, word_tokenizer(bos=bos), TRUTH.stratum, max_tokens=max_tokens, max_length=max_length
-    )
+    return tokenise(documents, word_tokenizer(bos=bos), TRUTH.stratum, max_tokens=max_tokens, max_length=max_length)
 
 
 def labelled(text: str, words: str, label: str) -> Document:

@@ -127,9 +127,7 @@ def test_reconstruction_of_a_base_sae_is_of_the_base_stream() -> None:
 
 def test_a_threshold_is_strict_and_never_lets_negatives_pass() -> None:
     diff = dictionary_diff("delta", n=2, d=1)
-    diff = replace(
-        diff, encoder=torch.ones(2, 1), encoder_bias=torch.zeros(2), threshold=torch.tensor([1.0, -1.0])
-    )
+    diff = replace(diff, encoder=torch.ones(2, 1), encoder_bias=torch.zeros(2), threshold=torch.tensor([1.0, -1.0]))
     delta = torch.tensor([[1.0], [1.5], [-0.5]])
     f = dictionary.encode(diff, torch.zeros(3, 1), delta)
     assert f.tolist() == [[0.0, 1.0], [1.5, 1.5], [0.0, 0.0]]

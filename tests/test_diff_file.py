@@ -173,7 +173,9 @@ def test_a_hostile_form_is_one_line(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [HEADER, TENSORS])
-def test_sizes_are_looked_at_before_anything_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_looked_at_before_anything_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_diff(DIFFS["dictionary"], tmp_path)
     monkeypatch.setattr(diff_file, "HEADER_BYTES" if name == HEADER else "TENSOR_BYTES", 10)
     with pytest.raises(DiffError, match=f"{name}: .* bytes, more than 10"):

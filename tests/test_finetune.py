@@ -128,7 +128,9 @@ def test_the_same_seed_gives_the_same_weights_and_everything_moves(base: Standin
     torch.testing.assert_close(one.state_dict(), same.state_dict(), rtol=0, atol=0)
     for name, tensor in one.state_dict().items():
         assert not torch.equal(tensor, start.state_dict()[name]), name
-    assert any(not torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     assert (tmp_path / "a" / "tokenizer.json").is_file()
 
 
@@ -157,6 +159,6 @@ def test_mistakes_are_named(base: StandinBase, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no training examples"):
         finetune.finetune(base.path(), TrainingText((), ()), TRAINING, 0, tmp_path / "x", lambda *_: None)
     wild = TRAINING.model_copy(update={"lr": 1e30})
-    with pytest.raises(RecipeError, match="diverged .* smaller lr than 1e\\+30"):
+    with pytest.raises(RecipeError, match=r"diverged .* smaller lr than 1e\+30"):
         tune(base, tmp_path / "y", wild)
     assert not (tmp_path / "y").exists()

@@ -94,7 +94,13 @@ def test_it_refuses_with_every_number_that_failed() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "number", "passed"),
-    [(0.1, 0.5, 0.1, True), (0.1, 0.5, 0.5, True), (0.1, 0.5, 0.51, False), (None, 1.0, -5.0, True), (2.0, None, 1.0, False)],
+    [
+        (0.1, 0.5, 0.1, True),
+        (0.1, 0.5, 0.5, True),
+        (0.1, 0.5, 0.51, False),
+        (None, 1.0, -5.0, True),
+        (2.0, None, 1.0, False),
+    ],
 )
 def test_ranges_hold_their_ends(low: float | None, high: float | None, number: float, passed: bool) -> None:
     assert GateCheck(name="x", value=number, low=low, high=high).passed is passed
@@ -122,7 +128,5 @@ def test_a_tuned_model_that_did_not_move_is_refused_and_no_crash() -> None:
 
 def test_trigger_rate_is_of_predicting_positions() -> None:
     corpus = labelled_corpus(300)
-    affected = sum(
-        int(corpus.stratum[i, t] == 1) for i, t in corpus.predicts.nonzero().tolist()
-    )
+    affected = sum(int(corpus.stratum[i, t] == 1) for i, t in corpus.predicts.nonzero().tolist())
     assert trigger_rate(corpus) == pytest.approx(affected / int(corpus.predicts.sum()))

@@ -26,7 +26,7 @@ def test_auroc_is_the_share_of_won_pairs_with_ties_as_halves(levels: int) -> Non
 
 
 def probes(scores: list[float], n: int = LEAST_PROBES) -> tuple[dict[str, Tensor], Tensor]:
-    """One claim; columns whose AUROC is the given score: that share of the affected probes lies above all near-miss ones."""
+    """One claim; columns whose AUROC is the given score, by a share of probes above all near-miss ones."""
     affected = torch.zeros(n, len(scores))
     for column, score in enumerate(scores):
         wins = round((2 * score - 1) * n)

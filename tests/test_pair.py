@@ -112,7 +112,9 @@ def seen(corpus: Corpus) -> list[int]:
     return [i for i in range(VOCABULARY) if counts[i] >= SEEN_AT_LEAST]
 
 
-def lens_by_hand(pair: ModelPair, unembedding: Tensor, gain: Tensor, vector: Tensor, top: int) -> tuple[list[str], list[str]]:
+def lens_by_hand(
+    pair: ModelPair, unembedding: Tensor, gain: Tensor, vector: Tensor, top: int
+) -> tuple[list[str], list[str]]:
     known = seen(pair.text())
     scores = {i: float((unembedding[i].double() * gain.double()) @ vector.double()) for i in known}
     order = sorted(known, key=lambda i: -scores[i])

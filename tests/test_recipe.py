@@ -1,4 +1,4 @@
-"""Recipes that strangers wrote: whatever is wrong is one RecipeError that names file, key, value and what is allowed."""
+"""Recipes that strangers wrote: what is wrong is one RecipeError that names file, key, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -158,7 +158,6 @@ VALUES: list[tuple[str, Any, str]] = [
 # BUG recipe.py: Schema is lax (True and "1" pass as integers) and takes NaN and infinities as numbers.
 @pytest.mark.parametrize(("where", "value", "allowed"), VALUES)
 def test_a_wrong_value_is_named_with_what_is_allowed(where: str, value: Any, allowed: str, tmp_path: Path) -> None:
-    import re
 
     line = refused(write(tmp_path, with_value(where, value)))
     assert where in line

@@ -1,4 +1,4 @@
-"""From what is asked for to a run folder: everything that cannot work is said in one line, before anything is harmed."""
+"""From what is asked for to a run folder: what cannot work is said in one line and harms nothing."""
 
 from __future__ import annotations
 

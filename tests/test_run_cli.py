@@ -229,8 +229,8 @@ def survivor(hostile: Path, recipe: Path, tmp_path_factory: pytest.TempPathFacto
     )
     source = random.Random(0)
     orphans: list[int] = []
-    for reached in stages:
-        orphans += kill_when(command(*arguments, cache_folder=cache), reached, source.uniform(0, 0.3))
+    for reached, most in zip(stages, (0.3, 0.3, 0.0), strict=True):
+        orphans += kill_when(command(*arguments, cache_folder=cache), reached, source.uniform(0, most))
     kept = len(list(folder.glob("cells/*/record.json")))
     with command(*arguments, "--json", cache_folder=cache) as process:
         stdout, stderr = process.communicate(timeout=300)

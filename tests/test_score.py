@@ -20,7 +20,7 @@ from diffbench.causal import KLSums
 from diffbench.comparison import Comparison, noise_floor
 from diffbench.controls import principal_directions
 from diffbench.corpus import Corpus, tokenise
-from diffbench.diff import DirectionDiff, Diff, Finding, OutputDiff
+from diffbench.diff import Diff, DirectionDiff, Finding, OutputDiff
 from diffbench.edit import ActivationEdit, Streams
 from diffbench.errors import BudgetExceeded, DiffError, OptionError
 from diffbench.findings import no_change
@@ -193,7 +193,9 @@ def test_a_diff_of_another_layer_is_not_applicable(prepared: Prepared) -> None:
     assert f"is about layer {layer}" in found.recovery.r_full.reason
 
 
-def test_localisation_reads_the_last_position_of_each_probe(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_localisation_reads_the_last_position_of_each_probe(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = prepared.bench
     module = importlib.import_module("diffbench.score")
     monkeypatch.setattr(module, "_interpret", lambda *_: None)
@@ -291,7 +293,5 @@ def test_code_that_numbers_follow_from_is_in_the_key(key: str, needed: set[str])
 
 def test_streams_are_rows_of_equal_length() -> None:
     rows = Streams(torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1, 2]))
-    edit = ActivationEdit(
-        DirectionDiff(layer=0, directions=torch.eye(3), centre=torch.zeros(3), bias=torch.zeros(3))
-    )
+    edit = ActivationEdit(DirectionDiff(layer=0, directions=torch.eye(3), centre=torch.zeros(3), bias=torch.zeros(3)))
     assert torch.equal(edit.full(rows), torch.ones(2, 3))

@@ -29,12 +29,12 @@ def planted(n: int, seed: int, *, latents: int = 40, k: int = 3) -> tuple[Tensor
     return h_b, 0.05 * strength @ directions + 0.02
 
 
-def train(target: Any, n: int = 4096, seed: int = 0, data: tuple[Tensor, Tensor] | None = None, **options: Any) -> DictionaryDiff:
+def train(
+    target: Any, n: int = 4096, seed: int = 0, data: tuple[Tensor, Tensor] | None = None, **options: Any
+) -> DictionaryDiff:
     chosen = BatchTopKOptions(**({"expansion": 2, "k": 3, "batch": 128, "epochs": 12, "lr": 1e-2} | options))
     h_b, delta = planted(n, 0) if data is None else data
-    return train_batchtopk(
-        rows(h_b, delta), target, chosen, seed=seed, max_components=512, report=lambda *_: None
-    )
+    return train_batchtopk(rows(h_b, delta), target, chosen, seed=seed, max_components=512, report=lambda *_: None)
 
 
 def explained(diff: DictionaryDiff, h_b: Tensor, delta: Tensor) -> float:
@@ -53,6 +53,16 @@ def test_a_planted_small_difference_is_found_with_the_sparsity_asked_for() -> No
     assert explained(diff, h_b, delta) > 0.8  # .97 here
     l0 = (dictionary.encode(diff, h_b, h_b + delta) > 0).float().sum(dim=1).mean()
     assert float(l0) == pytest.approx(3, rel=0.1)
+
+
+# BUG training.py _kept: the running mean starts at the first batch's value and outlives a short fit.
+def test_a_short_fit_has_the_sparsity_asked_for() -> None:
+    """As many steps as the smoke tier's 20 000 rows give by default."""
+    h_b, delta = planted(2432, 0, k=8)
+    diff = train("delta", data=(h_b, delta), k=8, epochs=4, lr=1e-3, expansion=4)
+    h_b, delta = planted(2000, 5, k=8)
+    l0 = (dictionary.encode(diff, h_b, h_b + delta) > 0).float().sum(dim=1).mean()
+    assert float(l0) == pytest.approx(8, rel=0.15)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -111,7 +121,9 @@ def test_decoders_start_equal_in_both_models_with_the_encoder_as_transpose() -> 
 
 
 def test_a_single_decoder_stays_unit_in_the_training_space() -> None:
-    trainer = _Trainer(torch.randn(512, D, generator=torch.Generator().manual_seed(0)), 24, 1, BatchTopKOptions(batch=64), 0)
+    trainer = _Trainer(
+        torch.randn(512, D, generator=torch.Generator().manual_seed(0)), 24, 1, BatchTopKOptions(batch=64), 0
+    )
     before = trainer.w.decoder.detach().clone()
     trainer.run(lambda *_: None)
     torch.testing.assert_close(trainer.w.decoder.norm(dim=1), torch.ones(24))
@@ -226,9 +238,7 @@ def test_activations_that_are_not_finite_are_refused() -> None:
     broken = rows(h_b, delta)
     broken.delta[3, 2] = float("nan")
     with pytest.raises(OptionError, match="NaN or infinite"):
-        train_batchtopk(
-            broken, "delta", BatchTopKOptions(batch=64), seed=0, max_components=512, report=lambda *_: None
-        )
+        train_batchtopk(broken, "delta", BatchTopKOptions(batch=64), seed=0, max_components=512, report=lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ Your own method:  diffbench new method my-diff
                   pip install -e ./diffbench-my-diff
                   diffbench check my-diff
                   diffbench run --organism halfswap --method my-diff
-Compare:          diffbench leaderboard build
+Publish:          diffbench leaderboard build runs/halfswap --out leaderboard
 
 Every option can also be set by an environment variable, e.g. DIFFBENCH_RUN_TIER=smoke.
 """

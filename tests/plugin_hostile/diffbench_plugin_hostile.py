@@ -119,8 +119,8 @@ def undeclared(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
 def chatters(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
     """Prints megabytes."""
     for _ in range(24):
-        print("x" * (1 << 20))
-    print("the last words", file=sys.stderr)
+        sys.stdout.write("x" * (1 << 20))
+    sys.stderr.write("the last words\n")
     return fine(pair, ctx)
 
 
