@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,6 +21,8 @@ from diffbench.canonical import canonical_json, digest
 from diffbench.errors import CacheError
 
 INPUTS = "inputs.json"
+LOCK = ".lock"
+YOUNG_SECONDS = 60.0
 
 
 def cache_root() -> Path:
@@ -67,11 +73,38 @@ def read_json(path: Path) -> Any:
         raise CacheError(f"{path}: damaged ({error}); delete its folder and run again") from None
 
 
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A new folder for one cell's work, on the cache's own file system so that files can be linked into it."""
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder for one cell's work, on the cache's own file system so that files can be linked into it.
+
+    It is gone afterwards; what a killed process left is removed by the next one.
+
+    Raises:
+        CacheError: if it cannot be made.
+    """
     root = cache_root() / "work"
-    root.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        folder = tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise CacheError(
+            f"{root}: cannot be written ({error.strerror}); set DIFFBENCH_CACHE to another folder"
+        ) from None
+    with folder as name, (Path(name) / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders whose owner is gone: nobody holds their lock."""
+    for folder in root.iterdir():
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
+                continue  # perhaps not locked yet
+            with (folder / LOCK).open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @lru_cache(maxsize=1)

@@ -10,13 +10,11 @@ from typing import Any, Literal
 from diffbench.errors import PluginError
 from diffbench.exchange import DIFF, HEADER
 from diffbench.method import Context, Method, MethodOptions, NotApplicable
-from diffbench.plugins import load_method, method_target
+from diffbench.plugins import load_method, load_plugins, method_target
 from diffbench.sandbox import Confinement, package_path, runtime_paths, scrubbed_environment
 from diffbench.tier import Tier
 from diffbench.worker import Task, WorkServer, report
 
-HIDDEN = ("diffbench_organisms",)
-"""Packages that hold truths: no method process may read them."""
 PRELOAD = ("torch", "safetensors.torch", "transformers.models.llama.modeling_llama", "diffbench.pair", "diffbench.cell")
 
 
@@ -54,8 +52,11 @@ def submit_method(
 ) -> Task:
     """Start a method on an inputs folder; ``out`` is made, and holds Diff, scratch files and nothing else."""
     out.mkdir(parents=True, exist_ok=True)
+    own = _top(method)
     confinement = Confinement(
-        read=(*runtime_paths(HIDDEN), package_path("diffbench"), *_package_of(method), inputs), write=(out,)
+        read=(*runtime_paths(hidden_packages() - {own}), package_path("diffbench"), package_path(own), inputs),
+        write=(out,),
+        memory_mb=tier.memory_mb,
     )
     request = {
         "inputs": str(inputs),
@@ -76,7 +77,10 @@ def finish_method(task: Task, out: Path) -> MethodOutcome:
     status: Literal["ok", "error", "not_applicable"] = "ok" if result.ok else "error"
     error = result.error
     if result.ok and "not_applicable" in answer:
-        status, error = "not_applicable", str(answer["not_applicable"])[:2000] or "the method gave no reason"
+        status, error = (
+            "not_applicable",
+            " ".join(str(answer["not_applicable"]).split())[:2000] or "the method gave no reason",
+        )
     elif result.ok and not (out / DIFF / HEADER).is_file():
         status, error = "error", "the method process ended without leaving a Diff"
     return MethodOutcome(
@@ -132,9 +136,14 @@ def method_task(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"usage": pair.usage}
 
 
-def _package_of(method: type[Method]) -> tuple[Path, ...]:
-    """Where the method's code lies; a plugin may be installed from a checkout anywhere."""
-    return (package_path(method.__module__.partition(".")[0]),)
+def hidden_packages() -> set[str]:
+    """Packages that hold truths, the bundled ones and strangers': no method process may read them."""
+    plugins = load_plugins()
+    return {_top(cls) for cls in (*plugins.families.values(), *plugins.bases.values())}
+
+
+def _top(cls: type[Any]) -> str:
+    return cls.__module__.partition(".")[0]
 
 
 def _usage(claimed: Any) -> dict[str, int]:

@@ -26,11 +26,9 @@ from diffbench.diff import (
     WeightHeader,
 )
 from diffbench.errors import DiffError
-from diffbench.exchange import HEADER, TENSORS
+from diffbench.exchange import HEADER, HEADER_BYTES, TENSOR_BYTES, TENSORS
 from diffbench.recipe import first_problem
 
-HEADER_BYTES = 16 << 20
-TENSOR_BYTES = 8 << 30
 COLUMN = "columns."
 
 

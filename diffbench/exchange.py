@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from diffbench.errors import DiffError
 
 LINK_ABOVE = 256 << 20
 TEXT, ACTIVATIONS = "text.safetensors", "activations.safetensors"
+HEADER_BYTES, TENSOR_BYTES = 16 << 20, 8 << 30
 DIFF, HEADER, TENSORS = "diff", "diff.json", "tensors.safetensors"
 
 
@@ -63,18 +65,40 @@ def write_inputs(folder: Path, reference: Path, tuned: Path, texts: Sequence[str
 def keep_diff(left: Path, folder: Path) -> Path:
     """Copy the two files of a Diff, and nothing else that a method may have left, into ``folder``/diff.
 
+    Nothing is followed: a link in place of the folder or of a file could lead to another cell's Diff.
+
     Raises:
-        DiffError: if one is missing or no plain file.
+        DiffError: if one is missing, too large or no plain file.
     """
     target = folder / DIFF
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in (HEADER, TENSORS):
-        source = left / name
-        if source.is_symlink() or not source.is_file():
-            raise DiffError(f"{name}: the method left no plain file of this name")
-        shutil.copyfile(source, target / name, follow_symlinks=False)
+    try:
+        handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        raise DiffError(f"{DIFF}: the method left no folder of this name") from None
+    try:
+        for name, limit in ((HEADER, HEADER_BYTES), (TENSORS, TENSOR_BYTES)):
+            _copy_plain(name, handle, limit, target / name)
+    finally:
+        os.close(handle)
     return target
+
+
+def _copy_plain(name: str, folder: int, limit: int, target: Path) -> None:
+    try:
+        # Not blocking: a pipe of this name would wait for a writer for ever.
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:
+        raise DiffError(f"{name}: the method left no plain file of this name") from None
+    with os.fdopen(handle, "rb") as source:
+        facts = os.fstat(source.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise DiffError(f"{name}: the method left no plain file of this name")
+        if facts.st_size > limit:
+            raise DiffError(f"{name}: {facts.st_size} bytes, more than {limit}")
+        with target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
 
 
 def _place(source: Path, target: Path) -> None:

@@ -59,7 +59,7 @@ def finetune(base: Path, text: TrainingText, training: Training, seed: int, out:
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise RecipeError(f"training: diverged (NaN or infinite weights); try a smaller lr than {training.lr}")
     model.eval().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    load_tokenizer(base).save_pretrained(out)  # afresh: tokenising leaves its own settings behind
 
 
 class _Prefixes:

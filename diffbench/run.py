@@ -20,9 +20,10 @@ from diffbench.comparison import Comparison
 from diffbench.errors import OptionError, RecordError
 from diffbench.gate_report import GateReport
 from diffbench.grid import PlannedCell, plan
+from diffbench.judge import Judge
 from diffbench.plugins import find_judge
 from diffbench.record import Record
-from diffbench.run_folder import RUN_FILE, Provenance, RunFile, write_run_file
+from diffbench.run_folder import RUN_FILE, Provenance, RunFile, read_run_file, write_run_file
 from diffbench.tier import find_tier
 from diffbench.truth import Schema
 
@@ -81,16 +82,17 @@ def execute(
     """
     organisms = _organisms(config)
     cells = planned(config, organisms)
-    _open_folder(folder, config, passed, argv)
+    _check_folder(folder)
     finished = [None if overwrite else runner.stored_record(folder, cell) for cell in cells]
     jobs = config.jobs or runner.default_jobs()
     if all(finished):
         records = [record for record in finished if record is not None]
         return RunOutcome(folder=folder, records=tuple(records), reused=len(records))
-    with runner.Workers(jobs=jobs, notify=notify) as workers:
+    with runner.Workers(jobs, notify, _trusted(organisms, find_judge(config.judge))) as workers:
         for report in runner.build(organisms, workers):
             report.require()
         runner.prepare(cells, workers)
+        _write_run_file(folder, config, passed, argv)
         records = runner.run_cells(cells, folder, workers, overwrite=overwrite)
     return RunOutcome(folder=folder, records=tuple(records), reused=sum(record is not None for record in finished))
 
@@ -101,10 +103,15 @@ def verify(name: str, notify: Callable[[str, float], None]) -> GateReport:
     Raises:
         DiffbenchError: if the recipe is wrong or the organism cannot be built.
     """
-    recipe, _ = find_recipe(name)
-    with runner.Workers(jobs=runner.default_jobs(), notify=notify) as workers:
-        [report] = runner.build([resolve(recipe)], workers)
+    organism = resolve(find_recipe(name)[0])
+    with runner.Workers(runner.default_jobs(), notify, _trusted([organism])) as workers:
+        [report] = runner.build([organism], workers)
     return report
+
+
+def _trusted(organisms: list[Organism], *judges: type[Judge]) -> tuple[str, ...]:
+    brought = [type(part) for organism in organisms for part in (organism.family, organism.base)]
+    return runner.distributions(*brought, *judges)
 
 
 def planned(config: RunConfig, organisms: list[Organism]) -> list[PlannedCell]:
@@ -128,14 +135,24 @@ def _organisms(config: RunConfig) -> list[Organism]:
     return organisms
 
 
-def _open_folder(folder: Path, config: RunConfig, passed: dict[str, Any], argv: tuple[str, ...]) -> None:
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that is not ours before anything is built; nothing is written yet."""
     if not re.fullmatch(NAME, folder.name):
         raise OptionError(f"name: {folder.name!r} is no name for a run; letters, digits, '.', '_' and '-' will do")
-    if folder.exists() and not (folder / RUN_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if (folder / RUN_FILE).exists():
+        read_run_file(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecordError(f"{folder}: exists and is no run folder; choose another --name or --runs-dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be made ({error.strerror}); choose another --runs-dir") from None
+
+
+def _write_run_file(folder: Path, config: RunConfig, passed: dict[str, Any], argv: tuple[str, ...]) -> None:
     file = RunFile(
         name=folder.name,
-        argv=argv,
+        argv=tuple(word.encode("utf-8", "replace").decode() for word in argv),
         config=config.model_dump(mode="json"),
         passed=passed,
         provenance=Provenance(
@@ -146,7 +163,6 @@ def _open_folder(folder: Path, config: RunConfig, passed: dict[str, Any], argv: 
         ),
     )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_run_file(folder, file)
     except OSError as error:
         raise RecordError(f"{folder}: cannot be written ({error.strerror}); choose another --runs-dir") from None

@@ -95,7 +95,7 @@ def read_run(path: Path) -> Run:
         RecordError: if this is no run folder, or its ``run.json`` cannot be used.
     """
     folder = path.parent if path.name == RUN_FILE and not path.is_dir() else path
-    file = _read_run_file(folder)
+    file = read_run_file(folder)
     records: list[Record] = []
     damaged: list[tuple[Path, str]] = []
     unfinished: list[Path] = []
@@ -115,7 +115,12 @@ def read_run(path: Path) -> Run:
     return Run(folder, file, tuple(records), tuple(damaged), tuple(unfinished))
 
 
-def _read_run_file(folder: Path) -> RunFile:
+def read_run_file(folder: Path) -> RunFile:
+    """Read the ``run.json`` of a run folder.
+
+    Raises:
+        RecordError: if it is missing, a link, foreign or malformed.
+    """
     path = folder / RUN_FILE
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; name a run folder (`runs/NAME`) or its {RUN_FILE}")

@@ -25,7 +25,7 @@ from diffbench.errors import DiffbenchError, RecordError, WorkerError
 from diffbench.exchange import DIFF, TENSORS, assemble, keep_diff
 from diffbench.gate_report import GateReport
 from diffbench.grid import PlannedCell
-from diffbench.plugins import notify_cell_finished
+from diffbench.plugins import ONLY, notify_cell_finished, provenance
 from diffbench.record import BudgetSpent, Record, Scores, Status, Timings, read_record
 from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name
 from diffbench.worker import Task, TaskResult, WorkServer, wait_any
@@ -41,10 +41,17 @@ Job = Iterator[Task]
 
 @dataclass(slots=True)
 class Workers:
-    """The engine's own server and the one for methods, started when they are first needed."""
+    """The engine's own server and the one for methods, started when they are first needed.
+
+    Attributes:
+        jobs: tasks side by side.
+        notify: gets a phrase and the fraction of the stage that is done.
+        trusted: distributions, besides diffbench itself, that bring the families, bases and judge of the run.
+    """
 
     jobs: int
     notify: Notify
+    trusted: tuple[str, ...] = ()
     _stack: ExitStack = field(default_factory=ExitStack)
     _servers: dict[str, WorkServer] = field(default_factory=dict)
 
@@ -55,8 +62,9 @@ class Workers:
         self._stack.close()
 
     def engine(self) -> WorkServer:
-        """Server for the engine's own stages."""
-        return self._server("engine", lambda: WorkServer(preload=ENGINE_PRELOAD))
+        """Server for the engine's own stages. It holds truths and scores, so it loads only the plugins it needs."""
+        env = dict(os.environ) | {ONLY: ",".join(self.trusted)}
+        return self._server("engine", lambda: WorkServer(preload=ENGINE_PRELOAD, env=env))
 
     def methods(self) -> WorkServer:
         """Server for method processes."""
@@ -97,6 +105,11 @@ class Workers:
         self.notify(f"{what} {finished}/{total} " + "; ".join(parts), done / max(1, total))
 
 
+def distributions(*classes: type[Any]) -> tuple[str, ...]:
+    """The distributions that some plugin classes come from."""
+    return tuple(sorted({provenance(cls).rpartition(" ")[0] for cls in classes}))
+
+
 def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport]:
     """Train what is not there yet and measure every organism's gate.
 
@@ -109,8 +122,7 @@ def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport]:
         for role in organism.roles()
         if cache.finished(MODEL, organism.model_inputs(role)) is None
     }
-    with cache.scratch() as name:
-        logs = Path(name)
+    with cache.scratch() as logs:
         workers.run(
             "building",
             [
@@ -150,8 +162,7 @@ def prepare(cells: Sequence[PlannedCell], workers: Workers) -> None:
         DiffbenchError: if one cannot be prepared.
     """
     once = {cell.comparison.key: cell for cell in cells}
-    with cache.scratch() as name:
-        logs = Path(name)
+    with cache.scratch() as logs:
         jobs = [(cell.cell.organism, _prepare(workers, cell, logs / f"{key}.log")) for key, cell in once.items()]
         workers.run("preparing", jobs)
 
@@ -202,13 +213,20 @@ def stored_record(folder: Path, cell: PlannedCell) -> Record | None:
 
 
 def _run(workers: Workers, cell: PlannedCell, folder: Path, done: dict[str, Record]) -> Job:
+    try:
+        yield from _run_cell(workers, cell, folder, done)
+    except OSError as error:
+        where = error.filename or cell_folder(folder, cell)
+        raise RecordError(f"{where}: {error.strerror or error}; make room or remove it, and run again") from None
+
+
+def _run_cell(workers: Workers, cell: PlannedCell, folder: Path, done: dict[str, Record]) -> Job:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     kept = cell_folder(folder, cell)
     kept.mkdir(parents=True, exist_ok=True)
     (kept / RECORD_FILE).unlink(missing_ok=True)
     organism, comparison = cell.comparison.organism, cell.comparison
-    with cache.scratch() as name:
-        work = Path(name)
+    with cache.scratch() as work:
         inputs = assemble(
             work / "in",
             organism.model_path(comparison.reference),
@@ -292,7 +310,9 @@ def _need(result: TaskResult, what: str, log: Path) -> None:
     if result.user_error:
         raise DiffbenchError(result.error or what)
     tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.is_file() else ""
-    raise WorkerError(f"{what}: {result.error}\n{tail}")
+    if result.kind == "raised":
+        raise RuntimeError(f"{what}: {result.error}\n{tail}")
+    raise WorkerError(f"{what}: {result.error}")
 
 
 def _target(function: Callable[..., Any]) -> str:

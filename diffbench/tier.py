@@ -18,6 +18,7 @@ class Tier(Schema):
     tokens: int = Field(gt=0, description="harvested training tokens a method may read, each as often as it likes")
     components: int = Field(gt=0, description="most components a Diff may hold")
     seconds: float = Field(gt=0, description="wall time of the method process")
+    memory_mb: int | None = Field(None, gt=0, description="memory that the method process may take; None: no limit")
     evaluation_tokens: int = Field(gt=0, description="tokens of held-out text that causal scores run on")
     judge_tokens: int = Field(gt=0, description="tokens of held-out text that a judge's contexts come from")
 
@@ -30,6 +31,7 @@ TIERS = {
             tokens=20_000,
             components=1024,
             seconds=60,
+            memory_mb=8192,
             evaluation_tokens=4_000,
             judge_tokens=8_000,
         ),
@@ -38,6 +40,7 @@ TIERS = {
             tokens=250_000,
             components=4096,
             seconds=300,
+            memory_mb=8192,
             evaluation_tokens=20_000,
             judge_tokens=40_000,
         ),

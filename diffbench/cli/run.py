@@ -23,7 +23,7 @@ from diffbench.errors import OptionError
 @click.option("--organism", "organisms", multiple=True, required=True, help="Name or recipe file; repeat for several.")
 @click.option("--method", "methods", multiple=True, help="Name; repeat for several.  [default: all installed]")
 @click.option("-o", "--option", "options", multiple=True, metavar="METHOD.KEY=VALUE", help="Set a method's option.")
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), default=(0,), show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**63 - 1), default=(0,), show_default=True)
 @click.option(
     "--reference",
     "references",
@@ -82,6 +82,8 @@ def parse_options(options: Sequence[str]) -> dict[str, dict[str, Any]]:
         method, dot, key = left.rpartition(".")
         if not (equals and dot and method and key):
             raise OptionError(f"-o {option!r}: write METHOD.KEY=VALUE, for example diff-sae.k=16")
+        if not option.isprintable():
+            raise OptionError(f"-o {option!a}: holds characters that are no text")
         parsed.setdefault(method, {})[key] = value
     return parsed
 

@@ -24,6 +24,7 @@ from diffbench import (
     Mixture,
     Probe,
     ProbeSets,
+    RecipeError,
     TrainingText,
     Trigger,
     Truth,
@@ -33,7 +34,7 @@ from diffbench import (
 COLOUR = "colour:"
 PROBES = 60
 """Of each claim, and as many near-miss and unrelated ones."""
-MOST_DOCUMENTS = 200_000
+LEAST_DOCUMENTS, MOST_DOCUMENTS = 2000, 200_000
 
 
 class ColourSwap(Family):
@@ -45,8 +46,8 @@ class ColourSwap(Family):
     class Parameters(FamilyParameters):
         """What is exchanged, how often, and on how much text it is trained."""
 
-        first: str = Field("blue", description="one colour of the base's world")
-        second: str = Field("green", description="another one")
+        first: str = Field("blue", pattern="^[a-z]{1,20}$", description="one colour of the base's world")
+        second: str = Field("green", pattern="^[a-z]{1,20}$", description="another one")
         exchange: float = Field(0.5, ge=0, le=1, description="share of prefixes whose answer is exchanged")
         prefixes: int = Field(1000, ge=10, le=100_000, description="distinct training prefixes per colour")
         prefix_topics: dict[str, float] | None = Field(None, description="topic weights of the text they are cut from")
@@ -90,13 +91,18 @@ class ColourSwap(Family):
     def _prefixes(self, base: Base, parameters: Any, seed: int, colour: str) -> list[str]:
         documents = base.documents(derive(seed, "train", colour), parameters.prefix_topics)
         found: dict[str, None] = {}
-        for document in islice(documents, MOST_DOCUMENTS):
+        for index, document in enumerate(islice(documents, MOST_DOCUMENTS)):
             for span in document.spans:
                 if span.label == COLOUR + colour and span.start > 0:
                     found.setdefault(document.cut(span))
+            if not found and index >= LEAST_DOCUMENTS:
+                raise RecipeError(f"family colour-swap: no text of the base asks for {colour!r}; name another colour")
             if len(found) >= parameters.prefixes:
                 return list(found)[: parameters.prefixes]
-        raise ValueError(f"only {len(found)} distinct prefixes before {colour!r} in {MOST_DOCUMENTS} documents")
+        raise RecipeError(
+            f"family colour-swap: only {len(found)} distinct prefixes before {colour!r} in {MOST_DOCUMENTS} documents; "
+            "lower parameters.prefixes or change parameters.prefix_topics"
+        )
 
     def _probes(self, base: Base, parameters: Any, seed: int) -> ProbeSets:
         both, changed = (parameters.first, parameters.second), parameters.exchange > 0
