@@ -18,6 +18,7 @@ from torch import Tensor
 from diffbench.activations import outliers
 from diffbench.corpus import STRATA, Corpus
 from diffbench.edit import Streams
+from diffbench.errors import DiffError
 from diffbench.interval import ratio_interval
 from diffbench.record import Figure
 from diffbench.residual import Model, hidden_and_logits, logits_edited, logits_from
@@ -86,6 +87,9 @@ def kl_sums(reference: Model, tuned: Model, corpus: Corpus, arms: Arms) -> dict[
 
     For each of ``arms.coverage_layers`` there are also the arms ``none@l`` (hybrid) and ``delta@l`` (reference model
     with the layer's true delta).
+
+    Raises:
+        DiffError: if an arm leads to NaN or infinite logits.
     """
     sums = {name: torch.zeros(len(corpus), len(STRATA), dtype=torch.float64) for name in _names(arms)}
     positions = torch.zeros(len(corpus), len(STRATA), dtype=torch.float64)
@@ -101,6 +105,9 @@ def kl_sums(reference: Model, tuned: Model, corpus: Corpus, arms: Arms) -> dict[
         for layer in arms.coverage_layers:
             sums[f"none@{layer}"][rows] = sweep.divergence(sweep.hybrid(layer, none))
             sums[f"delta@{layer}"][rows] = sweep.divergence(sweep.by_itself(layer, true_delta))
+    broken = [name for name, table in sums.items() if not bool(torch.isfinite(table).all())]
+    if broken:
+        raise DiffError(f"the edit {broken[0]!r} gives NaN or infinite logits; nothing can be recovered with it")
     return {name: KLSums(sums=table, positions=positions) for name, table in sums.items()}
 
 

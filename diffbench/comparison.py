@@ -33,6 +33,9 @@ CODE = (
     "diffbench.activations",
     "diffbench.controls",
     "diffbench.edit",
+    "diffbench.interval",
+    "diffbench.seeds",
+    "diffbench.tier",
 )
 SCORE_CODE = (
     "diffbench.score",
@@ -44,6 +47,12 @@ SCORE_CODE = (
     "diffbench.detection",
     "diffbench.evidence",
     "diffbench.interval",
+    "diffbench.activations",
+    "diffbench.corpus",
+    "diffbench.precision",
+    "diffbench.residual",
+    "diffbench.seeds",
+    "diffbench.tier",
 )
 """Code that scores may depend on."""
 CEILING = 0.7

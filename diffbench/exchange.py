@@ -91,14 +91,14 @@ def _copy_plain(name: str, folder: int, limit: int, target: Path) -> None:
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         raise DiffError(f"{name}: the method left no plain file of this name") from None
-    with os.fdopen(handle, "rb") as source:
-        facts = os.fstat(source.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise DiffError(f"{name}: the method left no plain file of this name")
-        if facts.st_size > limit:
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
+        os.close(handle)
+        if stat.S_ISREG(facts.st_mode):
             raise DiffError(f"{name}: {facts.st_size} bytes, more than {limit}")
-        with target.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+        raise DiffError(f"{name}: the method left no plain file of this name")
+    with os.fdopen(handle, "rb") as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def _place(source: Path, target: Path) -> None:

@@ -62,20 +62,22 @@ def measure(
         GateCheck(name=f"probes, {kind}", value=len(getattr(truth.probes, kind)), low=LEAST_PROBES, high=None)
         for kind in ("affected", "near_miss", "unrelated")
     ]
-    low, high = gate.expression_tuned
-    untouched = "control" if control is not None else "base"
-    shown = _mean(expression(tuned, tokenizer, truth.probes.affected))
-    checks.append(GateCheck(name="expression, tuned", value=shown, low=low, high=high))
-    low, high = gate.expression_control
-    shown = _mean(expression(base if control is None else control, tokenizer, truth.probes.affected))
-    checks.append(GateCheck(name=f"expression, {untouched}", value=shown, low=low, high=high))
+    if truth.probes.affected:
+        untouched = ("base", base) if control is None else ("control", control)
+        for (name_of, model), (low, high) in (
+            (("tuned", tuned), gate.expression_tuned),
+            (untouched, gate.expression_control),
+        ):
+            shares = expression(model, tokenizer, truth.probes.affected)
+            mean = sum(shares) / len(shares)
+            checks.append(GateCheck(name=f"expression, {name_of}", value=mean, low=low, high=high))
     kl = kl_sums(base, tuned, corpus, Arms(layer=0, hybrid={}, model={}))["reference"]
     off = _off_target(kl)
     checks.append(
         GateCheck(name="off-target KL(tuned || base)", value=off, low=None, high=gate.off_target_kl, unit="nats")
     )
     if truth.changed:
-        share = kl.total(Stratum.affected) / kl.total()
+        share = kl.total(Stratum.affected) / total if (total := kl.total()) > 0 else 0.0
         checks.append(
             GateCheck(name="share of KL at affected positions", value=share, low=gate.affected_kl_share, high=None)
         )
@@ -93,7 +95,3 @@ def _off_target(kl: KLSums) -> float:
     strata = [stratum for stratum in STRATA if stratum is not Stratum.affected]
     columns = [STRATA.index(stratum) for stratum in strata]
     return float(kl.sums[:, columns].sum() / kl.positions[:, columns].sum())
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -18,7 +18,7 @@ from diffbench.corpus import Corpus
 from diffbench.errors import AccessError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.method import Access
-from diffbench.residual import Model, blocks, hidden, load_model, load_tokenizer
+from diffbench.residual import Model, blocks, final_gain, hidden, load_model, load_tokenizer
 
 Side = Literal["reference", "tuned"]
 SEEN_AT_LEAST = 5
@@ -134,12 +134,9 @@ class ModelPair:
         that occur in the text are named: rarely trained rows of the unembedding would win otherwise.
         """
         model = self._model("tuned")
-        gain = next(
-            (m.weight for n, m in model.named_modules() if n.endswith((".norm", "ln_f", "final_layer_norm"))), None
-        )
-        scaled = vectors if gain is None else vectors * gain
-        scores = scaled @ model.get_output_embeddings().weight.T
-        counts = torch.bincount(self.text().ids.flatten(), minlength=scores.shape[1])
+        scores = (vectors * final_gain(model)) @ model.get_output_embeddings().weight.T
+        text = self.text()
+        counts = torch.bincount(text.ids[text.mask], minlength=scores.shape[1])
         scores = scores[:, (seen := (counts >= SEEN_AT_LEAST).nonzero().flatten())]
         top = min(top, len(seen))
         up, down = scores.topk(top).indices, (-scores).topk(top).indices

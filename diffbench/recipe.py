@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from diffbench.canonical import digest
 from diffbench.errors import RecipeError
@@ -76,14 +78,22 @@ class Recipe(Schema):
     mixture: Mixture
     gate: Gate
 
-    def identity(self, base_sha256: str, family_version: int) -> dict[str, Any]:
-        """What the organism's cache key hashes: the recipe without prose, the base's weights, the code version."""
-        document = self.model_dump(mode="json", exclude={"summary", "name", "gate"})
-        return {"recipe": document, "base_sha256": base_sha256, "family_version": family_version}
+    @field_validator("parameters")
+    @classmethod
+    def _finite(cls, values: dict[str, Any]) -> dict[str, Any]:
+        _check_finite(values)
+        return values
 
     def digest(self) -> str:
         """SHA-256 of the whole recipe, prose left out."""
         return digest(self.model_dump(mode="json", exclude={"summary"}))
+
+
+def _check_finite(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_finite(part)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -100,14 +110,16 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: no such file; see `diffbench organisms list`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({error})") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # PyYAML lets ValueError, KeyError and others through for odd scalars
         raise RecipeError(f"{path}: not plain YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(document).__name__}")
     try:
-        return Recipe.model_validate(document)
+        return Recipe.model_validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         raise RecipeError(f"{path}: {first_problem(error)}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: holds more than text, numbers, lists and mappings ({str(error)[:200]})") from None
 
 
 def first_problem(error: ValidationError) -> str:
@@ -120,7 +132,15 @@ def first_problem(error: ValidationError) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe loader without aliases: a few lines of them can unfold into gigabytes."""
+    """Safe loader without aliases, a few lines of which can unfold into gigabytes, and without doubled keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"key {key.value!r} stands twice")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

@@ -73,12 +73,31 @@ def blocks(model: Model) -> nn.ModuleList:
     Raises:
         CheckpointError: if this architecture keeps them in a place we do not know.
     """
-    inner = getattr(model, "model", None) or getattr(model, "transformer", None) or getattr(model, "gpt_neox", None)
+    inner = _inner(model)
     for name in ("layers", "h"):
         found = getattr(inner, name, None)
         if isinstance(found, nn.ModuleList) and len(found) > 0:
             return found
     raise CheckpointError(f"{type(model).__name__}: its blocks are in no known place (model.layers, transformer.h)")
+
+
+def final_gain(model: Model) -> Tensor:
+    """[d]: what the final norm multiplies each coordinate by, its division by the size left out.
+
+    Raises:
+        CheckpointError: if this architecture keeps its final norm in a place we do not know.
+    """
+    inner = _inner(model)
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        norm = getattr(inner, name, None)
+        if isinstance(norm, nn.LayerNorm):
+            return norm.weight.detach()
+        if isinstance(norm, nn.Module):
+            width = model.get_input_embeddings().weight.shape[1]
+            # Of a vector of ones, whose root mean square is 1, an RMS norm returns its gain, however it stores it.
+            gain: Tensor = norm(torch.ones(width, device=model.device)).detach()
+            return gain
+    raise CheckpointError(f"{type(model).__name__}: its final norm is in no known place (model.norm, transformer.ln_f)")
 
 
 class _Stop(Exception):
@@ -157,6 +176,10 @@ def _replaced(model: Model, layer: int, edit: Callable[[Tensor], Tensor], *, ski
         handle.remove()
         for block in changed:
             del block.forward  # the instance attribute; the class's own method shows again
+
+
+def _inner(model: Model) -> Any:
+    return getattr(model, "model", None) or getattr(model, "transformer", None) or getattr(model, "gpt_neox", None)
 
 
 def _returns_tuple(block: nn.Module) -> bool:

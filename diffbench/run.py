@@ -88,7 +88,7 @@ def execute(
     if all(finished):
         records = [record for record in finished if record is not None]
         return RunOutcome(folder=folder, records=tuple(records), reused=len(records))
-    with runner.Workers(jobs, notify, _trusted(organisms, find_judge(config.judge))) as workers:
+    with runner.Workers(jobs=jobs, notify=notify, trusted=_trusted(organisms, find_judge(config.judge))) as workers:
         for report in runner.build(organisms, workers):
             report.require()
         runner.prepare(cells, workers)
@@ -104,7 +104,7 @@ def verify(name: str, notify: Callable[[str, float], None]) -> GateReport:
         DiffbenchError: if the recipe is wrong or the organism cannot be built.
     """
     organism = resolve(find_recipe(name)[0])
-    with runner.Workers(runner.default_jobs(), notify, _trusted([organism])) as workers:
+    with runner.Workers(jobs=runner.default_jobs(), notify=notify, trusted=_trusted([organism])) as workers:
         [report] = runner.build([organism], workers)
     return report
 

@@ -26,9 +26,11 @@ from diffbench.options import BatchTopKOptions
 AUX = 1 / 32
 CLIP = 1.0
 DECAY_SHARE = 0.2
-THETA_KEEP = 0.99
+THETA_STEPS = 100
 WARM_UP = 50
 EPS = 1e-8
+CONSTANT = 1e-12
+"""Variance relative to the mean square under which rows are called constant: float32 rounding stays below it."""
 
 Target = Literal["delta", "both", "tuned", "base"]
 
@@ -51,7 +53,7 @@ class Scaling:
         ]
         if not all(np.isfinite(power)):
             raise OptionError("activations hold NaN or infinite values; nothing can be trained on them")
-        if max(power) <= 0:
+        if max(power) <= CONSTANT * float(x.double().pow(2).mean()):
             raise OptionError("activations are constant: there is nothing for a dictionary to explain")
         scale = torch.cat([torch.full((width,), (p + EPS * max(power)) ** -0.5) for p in power])
         return cls(mean=mean, scale=scale)
@@ -126,6 +128,8 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(self.w.all(), lr=options.lr, betas=(0.9, 0.999), fused=True)
         self.silent = torch.zeros(n, dtype=torch.int64)
         self.theta: float | None = None
+        steps = options.epochs * (len(x) // options.batch)
+        self.horizon = max(1, min(THETA_STEPS, steps // 10))  # a short fit must not remember its first steps
 
     def run(self, report: Callable[[str, float], None]) -> None:
         batch, rows = self.options.batch, len(self.x)
@@ -172,7 +176,8 @@ class _Trainer:
         smallest = float(np.partition(flat, flat.size - count)[flat.size - count]) if count < flat.size else 0.0
         smallest = max(smallest, 0.0)
         if smallest > 0:
-            self.theta = smallest if self.theta is None else THETA_KEEP * self.theta + (1 - THETA_KEEP) * smallest
+            keep = 1 - 1 / self.horizon
+            self.theta = smallest if self.theta is None else keep * self.theta + (1 - keep) * smallest
         return (scores >= smallest) & (scores > 0)
 
     def _auxiliary(self, pre: Tensor, error: Tensor) -> Tensor:

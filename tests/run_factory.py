@@ -124,7 +124,9 @@ def servers(own_cache: Path, hostile_site: Path, diary: Path) -> Iterator[runner
 @pytest.fixture
 def warm(servers: runner.Workers, hostile: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Workers:
     """Runs of this process use the warm servers."""
-    monkeypatch.setattr(runner, "Workers", lambda jobs, notify: Lent(jobs, notify, servers._stack, servers._servers))
+    monkeypatch.setattr(
+        runner, "Workers", lambda jobs, notify, trusted: Lent(jobs, notify, trusted, servers._stack, servers._servers)
+    )
     return servers
 
 

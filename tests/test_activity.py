@@ -99,7 +99,7 @@ def test_no_positions_give_no_rows(corpus: Corpus) -> None:
     assert activity(dictionary_diff("delta"), REFERENCE, TUNED, corpus, nowhere, [1, 4]).shape == (0, 2)
 
 
-# BUG activity.py _weight_activity: all but the first two and `wide` end in IndexError or KeyError instead.
+# BUG activity.py _weight_activity: all but the first two end in IndexError or KeyError instead.
 @pytest.mark.parametrize(
     "module",
     ["nowhere", "model.layers.9", "", "model", "model.layers", "model.embed_tokens", "model.layers.0.self_attn"],

@@ -36,7 +36,9 @@ def test_the_readme_method_is_short() -> None:
     assert len([line for line in EXAMPLE.splitlines() if line.strip()]) <= 25
 
 
-@pytest.mark.parametrize("line", sorted(set(re.findall(r"\bdiffbench ((?:leaderboard |organisms |new )?[a-z]+)", README))))
+@pytest.mark.parametrize(
+    "line", sorted(set(re.findall(r"\bdiffbench ((?:leaderboard |organisms |new )?[a-z]+)", README)))
+)
 def test_commands_of_the_readme_exist(line: str) -> None:
     if line in ("is", "trains", "methods"):  # the product as the subject of a sentence
         return

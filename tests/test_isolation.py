@@ -160,7 +160,9 @@ def test_where_nothing_can_be_locked_the_record_says_none(
     monkeypatch.setenv("PYTHONPATH", import_path(tmp_path))
     with method_server() as unlocked:
         both = {"engine": servers.engine(), "methods": unlocked}
-        monkeypatch.setattr(runner, "Workers", lambda jobs, notify: Lent(jobs, notify, servers._stack, both))
+        monkeypatch.setattr(
+            runner, "Workers", lambda jobs, notify, trusted: Lent(jobs, notify, trusted, servers._stack, both)
+        )
         record, ends = told(tmp_path / "run", recipe, "nosy", json.dumps({"recipe": str(recipe)}))
     assert record.timings.confinement == "none"
     assert ends["read recipe"] == "worked", "or this test does not test what it says"

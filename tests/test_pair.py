@@ -108,7 +108,7 @@ def test_text_has_no_labels(inputs: Path) -> None:
 
 
 def seen(corpus: Corpus) -> list[int]:
-    counts = torch.bincount(corpus.ids[corpus.mask], minlength=VOCABULARY)
+    counts = torch.bincount(corpus.ids[corpus.counts], minlength=VOCABULARY)
     return [i for i in range(VOCABULARY) if counts[i] >= SEEN_AT_LEAST]
 
 

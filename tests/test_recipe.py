@@ -155,7 +155,7 @@ VALUES: list[tuple[str, Any, str]] = [
 ]
 
 
-# BUG recipe.py: Schema is lax (True and "1" pass as integers) and takes NaN and infinities as numbers.
+# BUG recipe.py: Schema is lax (True and "1" pass as integers), and NaN passes inside `parameters`.
 @pytest.mark.parametrize(("where", "value", "allowed"), VALUES)
 def test_a_wrong_value_is_named_with_what_is_allowed(where: str, value: Any, allowed: str, tmp_path: Path) -> None:
 
