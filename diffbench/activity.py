@@ -69,6 +69,8 @@ def _weight_activity(diff: WeightDiff, tuned: Model, batch: Corpus, rows: Tensor
             module = tuned.get_submodule(name)
         except AttributeError:
             raise DiffError(f"modules: the models have no module {name[:80]!r}") from None
+        if not isinstance(getattr(module, "weight", None), Tensor) or isinstance(module, nn.Embedding):
+            raise DiffError(f"modules: {name[:80]!r} is no module with one weight that reads vectors")
 
         def keep(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
             seen[name] = args[0][rows].float()

@@ -25,7 +25,15 @@ from diffbench.truth import Truth
 MODEL, ORGANISM = "models", "organisms"
 GATE_TOKENS = 20_000
 BUILD_CODE = ("diffbench.finetune", "diffbench.corpus", "diffbench.residual", "diffbench.precision")
-GATE_CODE = ("diffbench.gate", "diffbench.causal", "diffbench.truth")
+GATE_CODE = (
+    "diffbench.gate",
+    "diffbench.causal",
+    "diffbench.truth",
+    "diffbench.build",
+    "diffbench.seeds",
+    "diffbench.activations",
+    "diffbench.interval",
+)
 
 Report = Callable[[str, float], None]
 

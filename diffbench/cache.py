@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,8 +20,6 @@ from diffbench.canonical import canonical_json, digest
 from diffbench.errors import CacheError
 
 INPUTS = "inputs.json"
-LOCK = ".lock"
-YOUNG_SECONDS = 60.0
 
 
 def cache_root() -> Path:
@@ -47,11 +44,17 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
     if (path / INPUTS).is_file():
         return path
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            shutil.rmtree(path)  # it lost its inputs: nothing says what it holds
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+    with _lock(f"{kind}-{path.name}") as alone:
+        for stale in path.parent.glob(f".{path.name[:16]}.*") if alone else ():
+            shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed
         with new_folder(path) as draft:
             fill(draft)
             (draft / INPUTS).write_text(canonical_json(inputs) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CacheError(f"{path.parent}: cannot be written ({error}); set DIFFBENCH_CACHE to another folder") from None
     return path
 
 
@@ -83,28 +86,46 @@ def scratch() -> Iterator[Path]:
         CacheError: if it cannot be made.
     """
     root = cache_root() / "work"
+    name = secrets.token_hex(8)
+    with _lock(name):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            for folder in root.iterdir():
+                with _lock(folder.name) as alone:
+                    if alone:
+                        shutil.rmtree(folder, ignore_errors=True)
+            (root / name).mkdir(mode=0o700)
+        except OSError as error:
+            raise _unwritable(root, error) from None
+        try:
+            yield root / name
+        finally:
+            shutil.rmtree(root / name, ignore_errors=True)
+
+
+@contextmanager
+def _lock(name: str) -> Iterator[bool]:
+    """Hold the lock of that name while the block runs; yields whether nobody else holds it."""
+    path = cache_root() / "locks" / name
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        folder = tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
     except OSError as error:
-        raise CacheError(
-            f"{root}: cannot be written ({error.strerror}); set DIFFBENCH_CACHE to another folder"
-        ) from None
-    with folder as name, (Path(name) / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(name)
+        raise _unwritable(path.parent, error) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def _sweep(root: Path) -> None:
-    """Remove the folders whose owner is gone: nobody holds their lock."""
-    for folder in root.iterdir():
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
-                continue  # perhaps not locked yet
-            with (folder / LOCK).open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+def _unwritable(path: Path, error: OSError) -> CacheError:
+    return CacheError(f"{path}: cannot be written ({error.strerror}); set DIFFBENCH_CACHE to another folder")
 
 
 @lru_cache(maxsize=1)
@@ -119,16 +140,14 @@ def code_version(*modules: str) -> str:
 
     Keys of stages hash it: whatever changes the code of a stage also makes its old results unfindable.
     """
-    sources: dict[str, str] = {}
-    for module in modules:
-        for path in _sources(module):
-            sources[f"{module}/{path.name}"] = path.read_text(encoding="utf-8")
-    return digest(sources)
+    return digest({module: _sources(module) for module in modules})
 
 
-def _sources(module: str) -> list[Path]:
+def _sources(module: str) -> dict[str, str]:
+    """Source by path within the module's package."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise CacheError(f"{module}: its source cannot be found, so results cannot be keyed")
     origin = Path(spec.origin)
-    return sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    paths = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    return {str(path.relative_to(origin.parent)): path.read_text(encoding="utf-8") for path in paths}

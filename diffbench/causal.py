@@ -24,7 +24,7 @@ from diffbench.record import Figure
 from diffbench.residual import Model, hidden_and_logits, logits_edited, logits_from
 from diffbench.truth import Stratum
 
-BATCH_DOCUMENTS = 32
+MOST_DOCUMENTS = 32
 CHUNK_BYTES = 1 << 28
 
 Added = Callable[[Streams], Tensor]
@@ -93,7 +93,8 @@ def kl_sums(reference: Model, tuned: Model, corpus: Corpus, arms: Arms) -> dict[
     """
     sums = {name: torch.zeros(len(corpus), len(STRATA), dtype=torch.float64) for name in _names(arms)}
     positions = torch.zeros(len(corpus), len(STRATA), dtype=torch.float64)
-    for start, batch in corpus.batches(BATCH_DOCUMENTS):
+    logit_bytes = 4 * corpus.ids.shape[1] * tuned.get_output_embeddings().weight.shape[0]
+    for start, batch in corpus.batches(max(1, min(MOST_DOCUMENTS, CHUNK_BYTES // logit_bytes))):
         sweep = _Batch(reference, tuned, batch, _layers(arms))
         rows = slice(start, start + len(batch))
         positions[rows] = sweep.count()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffbench.errors import CacheError
+from diffbench.errors import CacheError, RecipeError
 from diffbench.text import Document
 from diffbench.truth import Stratum
 
@@ -125,6 +125,8 @@ def _strata(document: Document, offsets: list[tuple[int, int]], stratum: Callabl
 
 
 def _pad(rows: list[list[int]], strata: list[list[int]], starts: list[int], pad: int) -> Corpus:
+    if not rows:
+        raise RecipeError("the text generator gave no documents; check the mixture's topics")
     n, length = len(rows), max(len(row) for row in rows)
     ids = torch.full((n, length), pad, dtype=torch.int64)
     mask = torch.zeros(n, length, dtype=torch.bool)
@@ -136,5 +138,5 @@ def _pad(rows: list[list[int]], strata: list[list[int]], starts: list[int], pad:
         codes[index, : len(row)] = torch.tensor(strata[index], dtype=torch.int8)
         mask[index, : len(row)] = True
         counts[index, starts[index] : len(row)] = True
-        predicts[index, starts[index] : len(row) - 1] = True
+        predicts[index, starts[index] : max(starts[index], len(row) - 1)] = True
     return Corpus(ids=ids, mask=mask, counts=counts, predicts=predicts, stratum=codes)

@@ -41,14 +41,14 @@ def bias(diff: DictionaryDiff) -> Tensor:
 
 def reconstruction(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> tuple[Tensor, Tensor]:
     """The dictionary's own target and its reconstruction of it, [T, D] each (D = 2d for two decoders)."""
-    f = encode(diff, h_b, h_t)
+    f = _activate(diff, h_b) if diff.input == "base" else encode(diff, h_b, h_t)
     if diff.input == "both":
         assert diff.decoder_base is not None and diff.decoder_tuned is not None
         assert diff.bias_base is not None and diff.bias_tuned is not None
         hat = torch.cat([f @ diff.decoder_base + diff.bias_base, f @ diff.decoder_tuned + diff.bias_tuned], dim=1)
         return torch.cat([h_b, h_t], dim=1), hat
     assert diff.decoder is not None and diff.bias is not None
-    target = {"delta": h_t - h_b, "tuned": h_t, "base": h_t}[diff.input]
+    target = {"delta": h_t - h_b, "tuned": h_t, "base": h_b}[diff.input]
     return target, f @ diff.decoder + diff.bias
 
 

@@ -104,11 +104,11 @@ class DiffBase:
         ranks = [finding.rank for finding in self.findings]
         if ranks != list(range(1, len(ranks) + 1)):
             raise DiffError(f"findings: ranks must be 1, 2, 3, ... in order, got {ranks[:5]}")
+        self._check(width, n_layers, vocabulary)
         n = self.n_components
         for finding in self.findings:
             if finding.component >= n:
                 raise DiffError(f"findings: component {finding.component} does not exist, there are {n}")
-        self._check(width, n_layers, vocabulary)
 
     @property
     def n_components(self) -> int:

@@ -1,4 +1,4 @@
-"""Localisation: does a component's |activity| tell affected positions from near-miss ones?.
+"""Localisation: does a component's |activity| tell affected positions from near-miss ones?
 
 Near-miss, not unrelated: against unrelated text a random direction passes an AUROC of .9 far too often. Every claim
 has its own affected probes: a component that is at work for one of several claims alone is a hit, not a half.

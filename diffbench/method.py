@@ -121,7 +121,7 @@ def check_class(method: object) -> type[Method]:
     for attribute in ("name", "summary"):
         if not isinstance(getattr(method, attribute, None), str):
             raise PluginError(f"{where}: needs a string class attribute `{attribute}`")
-    if not re.match(NAME, method.name):
+    if not re.fullmatch(NAME, method.name):
         raise PluginError(f"{where}: name {method.name!r} must match {NAME}")
     wrong = set(method.access) - set(ACCESS)
     if wrong:

@@ -136,7 +136,7 @@ class ModelPair:
         model = self._model("tuned")
         scores = (vectors * final_gain(model)) @ model.get_output_embeddings().weight.T
         text = self.text()
-        counts = torch.bincount(text.ids[text.mask], minlength=scores.shape[1])
+        counts = torch.bincount(text.ids[text.counts], minlength=scores.shape[1])
         scores = scores[:, (seen := (counts >= SEEN_AT_LEAST).nonzero().flatten())]
         top = min(top, len(seen))
         up, down = scores.topk(top).indices, (-scores).topk(top).indices

@@ -99,7 +99,7 @@ class Fit(Schema):
 
 
 class Localisation(Schema):
-    """Does |activity| tell affected from near-miss probes?."""
+    """Does |activity| tell affected from near-miss probes?"""
 
     auroc_first: Figure = Field(description="AUROC of the first finding, for the claim it fits best")
     auroc_best10: Figure = Field(description="best AUROC among the first ten findings")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffbench import cache
-from diffbench.activations import Activations
+from diffbench.activations import Activations, outliers
 from diffbench.activity import activity, streams
 from diffbench.causal import Arms, KLSums, kl_sums, recovery, recovery_lift
 from diffbench.comparison import CONTROLS, Comparison, control_inputs, noise_floor
@@ -188,7 +188,9 @@ def _fit(bench: Bench, diff: Diff, edit: ActivationEdit | None, why: str) -> tup
     if edit is None:
         return Fit(fve=n_a, fve_delta=n_a, l0=n_a, dead_share=n_a, n_components=diff.n_components), n_a
     corpus = bench.corpus("evaluation")
-    rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, edit.layer)
+    everything = streams(bench.reference, bench.tuned, corpus, corpus.counts, edit.layer)
+    kept = ~outliers(everything.h_b, everything.h_t)
+    rows = Streams(everything.h_b[kept], everything.h_t[kept], everything.position[kept])
     own, delta = _Explained(), _Explained()
     fired = torch.zeros(diff.n_components, dtype=torch.bool)
     active, change = 0.0, 0.0
