@@ -24,8 +24,8 @@ from diffbench.record import Figure
 from diffbench.residual import Model, hidden_and_logits, logits_edited, logits_from
 from diffbench.truth import Stratum
 
-MOST_DOCUMENTS = 32
-CHUNK_BYTES = 1 << 28
+BATCH_DOCUMENTS = 32
+CHUNK_BYTES = BATCH_BYTES = 1 << 28
 
 Added = Callable[[Streams], Tensor]
 """What an arm adds to h_b at the rows that count, [T, d]."""
@@ -94,7 +94,7 @@ def kl_sums(reference: Model, tuned: Model, corpus: Corpus, arms: Arms) -> dict[
     sums = {name: torch.zeros(len(corpus), len(STRATA), dtype=torch.float64) for name in _names(arms)}
     positions = torch.zeros(len(corpus), len(STRATA), dtype=torch.float64)
     logit_bytes = 4 * corpus.ids.shape[1] * tuned.get_output_embeddings().weight.shape[0]
-    for start, batch in corpus.batches(max(1, min(MOST_DOCUMENTS, CHUNK_BYTES // logit_bytes))):
+    for start, batch in corpus.batches(max(1, min(BATCH_DOCUMENTS, BATCH_BYTES // logit_bytes))):
         sweep = _Batch(reference, tuned, batch, _layers(arms))
         rows = slice(start, start + len(batch))
         positions[rows] = sweep.count()

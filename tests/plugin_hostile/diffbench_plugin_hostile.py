@@ -22,6 +22,11 @@ if DIARY:
         stream.write("imported where scores are made\n" if "diffbench.score" in sys.modules else "imported elsewhere\n")
 
 
+def _write_and_remove(path: Path) -> None:
+    path.write_text("mine")
+    path.unlink()
+
+
 class Hostile(Method):
     """Does what it is told."""
 
@@ -204,7 +209,7 @@ def nosy(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
         "a socket": lambda: socket.socket(socket.AF_UNIX).bind(str(ctx.out / "socket")),
         "signal the parent": lambda: os.kill(os.getppid(), 0),
         "write to the inputs": lambda: (pair._folder / "mine").write_text("mine"),
-        "write beside the package": lambda: Path(diffbench.__file__).with_name("mine.py").write_text("mine"),
+        "write beside the package": lambda: _write_and_remove(Path(diffbench.__file__).with_name("mine.py")),
     }
     for name, place in json.loads(argument).items():
         path = Path(place)
