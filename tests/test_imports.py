@@ -19,7 +19,7 @@ LAYERS = (
     "errors atomic canonical text truth interval hookspecs seeds templates workseal workwire",
     "tier recipe base cache gate_report judge sandbox worktask",
     "record organism method worker workserver scaffold table offline_judge",
-    "precision",
+    "precision announce",
     "residual corpus diff options contract columns run_folder",
     "activations dictionary evidence plugins summary",
     "edit exchange finetune controls detection localisation board",

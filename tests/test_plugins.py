@@ -43,7 +43,7 @@ def test_a_method_is_found_with_its_provenance(install: Install) -> None:
 
 def test_bundled_plugins_register_like_any_other() -> None:
     found = plugins.load_plugins()
-    assert {loaded.entry_point for loaded in found.loaded} == {"judges", "methods", "organisms"}
+    assert {loaded.entry_point for loaded in found.loaded} == {"announce", "judges", "methods", "organisms"}
     assert found.failures == []
     assert "tinyworld" in found.bases and found.families and found.judges and found.methods
     assert all(plugins.provenance(method).startswith("diffbench ") for method in found.methods.values())

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json, one_line, progress
+from diffbench.cli.terminal import echo_json, log_on_stderr, one_line, progress
 from diffbench.errors import OptionError
 
 
@@ -55,7 +55,7 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     passed = {key: value for key, value in config.model_dump(mode="json").items() if _given(ctx, key)}
     folder = runs_dir / (name or "+".join(Path(organism).stem for organism in config.organisms))
     started = time.monotonic()
-    with progress() as notify:
+    with progress() as notify, log_on_stderr():
         outcome = execute(config, folder, passed=passed, argv=tuple(sys.argv), notify=notify, overwrite=overwrite)
     _print(outcome.folder, [record.key for record in outcome.records], wanted_json)
     seconds = time.monotonic() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,25 @@ def echo_json(document: Any) -> None:
     import json
 
     click.echo(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False))
+
+
+@contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Show what diffbench and its plugins log, one line each, while the block runs."""
+    logger, handler = logging.getLogger("diffbench"), _Echo()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Echo(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(one_line(record.getMessage()), err=True)
 
 
 @contextmanager
