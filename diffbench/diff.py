@@ -10,6 +10,7 @@ a method that normalises its inputs folds that back before it returns.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -91,7 +92,7 @@ class DiffDocument(Schema):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiffBase:
+class DiffBase(ABC):
     """What all four kinds share."""
 
     findings: tuple[Finding, ...] = ()
@@ -111,12 +112,13 @@ class DiffBase:
                 raise DiffError(f"findings: component {finding.component} does not exist, there are {n}")
 
     @property
+    @abstractmethod
     def n_components(self) -> int:
         """How many components `activity` has columns for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check(self, width: int, n_layers: int, vocabulary: int) -> None:
-        raise NotImplementedError
+        """Raise `DiffError` for a tensor of the wrong shape, type or content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

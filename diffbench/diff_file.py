@@ -139,8 +139,3 @@ def _regular(path: Path, limit: int) -> None:
         raise DiffError(f"{path.name}: not a plain file")
     if facts.st_size > limit:
         raise DiffError(f"{path.name}: {facts.st_size} bytes, more than {limit}")
-
-
-def tensor_bytes(diff: Diff) -> int:
-    """Size of all tensors of a Diff in bytes."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(diff).values())

@@ -91,25 +91,24 @@ class Scripted(Judge):
         return answers
 
 
-@pytest.mark.parametrize(
-    "holds",
-    [
-        lambda text: text[-1] in ("w9", "w17", "w23", "w31"),
-        lambda text: text[-2] in ("w9", "w17", "w23"),
-        lambda text: len(text) > 2 and text[-3] == "w9",
-        lambda text: text[-2:] == ["w0", "w1"],
-        lambda text: text[-1] in ("w0", "w1") and "w9" in text[-12:],
-    ],
-    ids=["last word", "word before", "two before", "bigram", "conjunction"],
-)
-@pytest.mark.parametrize("sparse", [True, False])
-def test_planted_rules_are_recovered(holds: Callable[[list[str]], bool], sparse: bool) -> None:
-    activity = plant(holds)
+PLANTED: dict[str, Callable[[list[str]], bool]] = {
+    "last word": lambda text: text[-1] in ("w9", "w17", "w23", "w31"),
+    "word before": lambda text: text[-2] in ("w9", "w17", "w23"),
+    "two before": lambda text: len(text) > 2 and text[-3] == "w9",
+    "bigram": lambda text: text[-2:] == ["w0", "w1"],
+    "conjunction": lambda text: text[-1] in ("w0", "w1") and "w9" in text[-12:],
+}
+# A dense component is active at 2% of the positions: the bigram is rarer, and noise would fill it up.
+CASES = [(name, sparse) for name in PLANTED for sparse in (True, False) if (name, sparse) != ("bigram", False)]
+
+
+@pytest.mark.parametrize("name, sparse", CASES)
+def test_planted_rules_are_recovered(name: str, sparse: bool) -> None:
+    activity = plant(PLANTED[name])
     if not sparse:
         hits = activity > 0
-        if hits.float().mean() < 0.02:
-            pytest.skip("a dense component is active at 2% of the positions, more than this rule holds at")
         generator = torch.Generator().manual_seed(0)
+        assert hits.float().mean() >= 0.02
         activity = torch.where(hits, -1.0, torch.randn(len(hits), generator=generator).clamp(-0.9, 0.9))
     accuracies = [value(detect(OfflineJudge(), activity, sparse, seed=seed)) for seed in range(5)]
     LOG.info(f"planted rule, sparse={sparse}: {[round(accuracy, 3) for accuracy in accuracies]}")

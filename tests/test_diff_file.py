@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from diffbench import diff_file
 from diffbench.diff import Diff
-from diffbench.diff_file import load_diff, save_diff, tensor_bytes
+from diffbench.diff_file import load_diff, save_diff
 from diffbench.errors import DiffError
 from diffbench.tiny import VOCABULARY
 
@@ -64,12 +64,6 @@ def test_views_and_shared_memory_can_be_saved(tmp_path: Path) -> None:
     save_diff(diff, tmp_path)
     again = load_diff(tmp_path)
     assert torch.equal(again.encoder, square.T)  # type: ignore[union-attr]
-
-
-def test_bytes_are_counted() -> None:
-    weight = DIFFS["weight"]
-    assert tensor_bytes(weight) == 4 * (2 + 16 + 16 + 32 + 16)
-    assert tensor_bytes(DIFFS["output"]) == 4 * VOCABULARY
 
 
 Break = Callable[[Path], Any]
