@@ -56,7 +56,7 @@ def text(board: Board, width: int = FULL_WIDTH) -> str:
     """The board for a terminal of that width, without the legend."""
     parts = [counts(board) + "\n"]
     for section in board.sections:
-        about = textwrap.fill(facts(section), width, break_on_hyphens=False)
+        about = textwrap.fill(facts(section), min(width, FULL_WIDTH), break_on_hyphens=False)
         parts += [f"{heading(section)}\n{about}\n", text_table(section.summary, width)]
         parts.append("".join(f"{failure(row)}\n" for row in section.failures[:LISTED]))
     parts.append("".join(f"damaged: {problem(row)}\n" for row in board.damaged[:LISTED]))
@@ -94,7 +94,8 @@ def facts(section: Section) -> str:
     here = next((facts for facts in pair.layers if facts.layer == pair.layer), None)
     harvest = max((row["harvest_seconds"] or 0.0 for row in section.summary), default=0.0)
     carried = (
-        f"coverage {_figure(here.coverage, number)}, ceiling {_figure(here.ceiling, number)}"
+        f"coverage {_figure(here.coverage, number)} (the part of the KL that runs through this layer's stream into the "
+        f"tuned model), ceiling {_figure(here.ceiling, number)} (R_model: the true difference put into the reference)"
         if here
         else "coverage and ceiling n/a"
     )

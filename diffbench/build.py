@@ -113,6 +113,21 @@ def _parameters(recipe: Recipe, family: Family, values: Mapping[str, Any]) -> An
         raise RecipeError(f"organism {recipe.name}: parameters.{first_problem(error)}") from None
 
 
+def check_text(organism: Organism) -> None:
+    """Draw one document of the organism's mixture, so that wrong topics are refused before anything is trained.
+
+    Raises:
+        RecipeError: if the base has no such text.
+    """
+    recipe = organism.recipe
+    try:
+        next(organism.family.documents(organism.base, organism.parameters, recipe.mixture, recipe.seed))
+    except StopIteration:
+        raise RecipeError(f"organism {recipe.name}: mixture: gives no text") from None
+    except RecipeError as error:
+        raise RecipeError(f"organism {recipe.name}: mixture: {error}") from None
+
+
 def train_task(request: Mapping[str, Any]) -> dict[str, Any]:
     """Worker task: train one model of an organism unless it is there. Request: recipe, role."""
     from diffbench.finetune import finetune

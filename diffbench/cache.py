@@ -19,7 +19,7 @@ from diffbench.atomic import new_folder
 from diffbench.canonical import canonical_json, digest
 from diffbench.errors import CacheError
 
-INPUTS = "inputs.json"
+INPUTS, FILES = "inputs.json", "files.json"
 
 
 def cache_root() -> Path:
@@ -41,12 +41,12 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
     A crash while filling leaves no entry; of two processes that fill the same entry the first one wins.
     """
     path = entry(kind, inputs)
-    if (path / INPUTS).is_file():
+    if _whole(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            shutil.rmtree(path)  # it lost its inputs: nothing says what it holds
+            shutil.rmtree(path)  # something is missing or cut short
     except OSError as error:
         raise _unwritable(path.parent, error) from None
     with _lock(f"{kind}-{path.name}") as alone:
@@ -54,6 +54,7 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
             shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed
         with new_folder(path) as draft:
             fill(draft)
+            (draft / FILES).write_text(canonical_json(_sizes(draft)) + "\n", encoding="utf-8")
             (draft / INPUTS).write_text(canonical_json(inputs) + "\n", encoding="utf-8")
     return path
 
@@ -61,7 +62,23 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
 def finished(kind: str, inputs: dict[str, Any]) -> Path | None:
     """The folder for ``inputs`` if it is finished."""
     path = entry(kind, inputs)
-    return path if (path / INPUTS).is_file() else None
+    return path if _whole(path) else None
+
+
+def _whole(path: Path) -> bool:
+    """Whether an entry was finished and all its files still have the sizes they had then."""
+    if not (path / INPUTS).is_file():
+        return False
+    try:
+        stored = json.loads((path / FILES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(stored == _sizes(path))
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    files = (file for file in path.rglob("*") if file.is_file() and file.name not in (INPUTS, FILES))
+    return {str(file.relative_to(path)): file.stat().st_size for file in files}
 
 
 def read_json(path: Path) -> Any:

@@ -34,7 +34,7 @@ class UnknownName(DiffbenchError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.42)
         if near:
             advice = "did you mean " + " or ".join(near) + "?"
         elif known:

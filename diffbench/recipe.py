@@ -18,6 +18,12 @@ RECIPE_BYTES = 1 << 20
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
+def _check_rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] <= bounds[1]:
+        raise ValueError("the first bound must not be above the second")
+    return bounds
+
+
 class Training(Schema):
     """How the tuned model (and its control, in the same way) is made from the base."""
 
@@ -50,6 +56,11 @@ class Mixture(Schema):
         description="lowest and highest share of positions that may be affected; checked when the text is made"
     )
 
+    @field_validator("trigger_rate")
+    @classmethod
+    def _rising(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        return _check_rising(bounds)
+
 
 class Gate(Schema):
     """What an organism must show before it may be used."""
@@ -60,6 +71,11 @@ class Gate(Schema):
     expression_control: tuple[float, float] = Field(description="the same of the control (or of the base)")
     off_target_kl: float = Field(gt=0, description="most mean KL(tuned || base) in nats off the affected positions")
     affected_kl_share: float = Field(ge=0, le=1, description="least share of the KL mass at affected positions")
+
+    @field_validator("expression_tuned", "expression_control")
+    @classmethod
+    def _rising(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        return _check_rising(bounds)
 
 
 class Recipe(Schema):
@@ -72,7 +88,7 @@ class Recipe(Schema):
     base: str = Field(pattern=NAME, description="name of an installed base")
     family: str = Field(pattern=NAME, description="name of an installed organism family: the generator of its data")
     parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the family")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 62)
     training: Training
     control: Control | None = Field(None, description="None: the organism has no control of its own")
     mixture: Mixture
@@ -103,9 +119,15 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: naming the file, the key, the value and what is allowed.
     """
     try:
-        if path.stat().st_size > RECIPE_BYTES:
+        if path.exists() and not path.is_file():
+            raise RecipeError(f"{path}: no plain file; name a recipe, or a folder with a recipe.yaml")
+        with path.open("rb") as stream:
+            content = stream.read(RECIPE_BYTES + 1)
+        if len(content) > RECIPE_BYTES:
             raise RecipeError(f"{path}: larger than {RECIPE_BYTES} bytes; a recipe is a page of YAML")
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        document = yaml.load(content.decode("utf-8"), Loader=_PlainLoader)
+    except RecipeError:
+        raise
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file; see `diffbench organisms list`") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from diffbench import runner
-from diffbench.build import Organism, resolve
+from diffbench.build import Organism, check_text, resolve
 from diffbench.catalogue import find_recipe
 from diffbench.comparison import Comparison
 from diffbench.errors import OptionError, RecordError
@@ -82,6 +82,8 @@ def execute(
     """
     organisms = _organisms(config)
     cells = planned(config, organisms)
+    for organism in organisms:
+        check_text(organism)
     _check_folder(folder)
     finished = [None if overwrite else runner.stored_record(folder, cell) for cell in cells]
     jobs = config.jobs or runner.default_jobs()
@@ -104,6 +106,7 @@ def verify(name: str, notify: Callable[[str, float], None]) -> GateReport:
         DiffbenchError: if the recipe is wrong or the organism cannot be built.
     """
     organism = resolve(find_recipe(name)[0])
+    check_text(organism)
     with runner.Workers(jobs=runner.default_jobs(), notify=notify, trusted=_trusted([organism])) as workers:
         [report] = runner.build([organism], workers)
     return report

@@ -20,7 +20,7 @@ from diffbench import cache
 from diffbench.build import MODEL, ORGANISM, Organism, gate_task, train_task
 from diffbench.canonical import file_digest
 from diffbench.cell import PRELOAD, MethodOutcome, finish_method, method_server, submit_method
-from diffbench.comparison import CONTROLS, control_inputs, prepare_task
+from diffbench.comparison import COMPARISON, CONTROLS, control_inputs, prepare_task
 from diffbench.errors import DiffbenchError, RecordError, WorkerError
 from diffbench.exchange import DIFF, TENSORS, assemble, keep_diff
 from diffbench.gate_report import GateReport
@@ -170,7 +170,7 @@ def prepare(cells: Sequence[PlannedCell], workers: Workers) -> None:
 def _prepare(workers: Workers, cell: PlannedCell, log: Path) -> Job:
     what = f"organism {cell.cell.organism} against {cell.cell.reference}"
     request = cell.comparison.request()
-    if not (cell.comparison.path / cache.INPUTS).is_file():
+    if cache.finished(COMPARISON, cell.comparison.inputs()) is None:
         task = workers.engine().submit(_target(prepare_task), request, log=log)
         yield task
         _need(task.wait(), what, log)
@@ -308,7 +308,7 @@ def _need(result: TaskResult, what: str, log: Path) -> None:
     if result.ok:
         return
     if result.user_error:
-        raise DiffbenchError(result.error or what)
+        raise DiffbenchError((result.error or what).partition(": ")[2] or what)  # without the name of the class
     tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.is_file() else ""
     if result.kind == "raised":
         raise RuntimeError(f"{what}: {result.error}\n{tail}")

@@ -5,6 +5,7 @@ Everything here runs in the engine, after the method process is gone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,8 +279,19 @@ def _interpret(bench: Bench, diff: Diff, seed: int, control: Figure) -> Interpre
     if mean.value is None or control.value is None:
         lift = mean if mean.value is None else control
     else:
-        lift = Figure.of(mean.value - control.value)
+        lift = _difference(mean, control)
     return Interpretability(judge=name, detection=mean, control=control, lift=lift, findings=found)
+
+
+def _difference(mean: Figure, control: Figure) -> Figure:
+    """Mean - control; the half-widths of two independent intervals add in squares."""
+    assert mean.value is not None and control.value is not None
+    value = mean.value - control.value
+    ends = (mean.low, mean.high, control.low, control.high)
+    if None in ends:
+        return Figure.of(value)
+    half = math.hypot(*((high - low) / 2 for low, high in ((mean.low, mean.high), (control.low, control.high))))  # type: ignore[operator]
+    return Figure.of(value, value - half, value + half)
 
 
 def _detect(bench: Bench, diff: Diff, seed: int) -> tuple[DetectionScore, ...]:

@@ -128,15 +128,17 @@ LAYOUT = (
     Column(
         "R@1 2 4 8",
         lambda row: over_budgets(row, "r"),
-        "share of the KL at affected positions that the first 1, 2, 4, 8 components recover; 1 = all of it, negative = "
-        "worse than doing nothing; higher is better",
+        "R_hybrid at affected positions of the first 1, 2, 4, 8 components: the share they take away of the KL between "
+        "the tuned model and the same model run on the reference's unedited stream at that layer (the coverage says "
+        "how much of the whole KL that is); 1 = all of it, negative = worse than doing nothing; higher is better",
     ),
     Column(
         "full",
         lambda row: figure(row, "r_full"),
-        "R of the full edit at all positions; not matched in budget, so nothing is sorted by it; higher is better",
+        "R_hybrid of the full edit at all positions; not matched in budget, so nothing is sorted by it; "
+        "higher is better",
     ),
-    Column("error", lambda row: figure(row, "r_error"), "R of what the full edit leaves out; lower is better"),
+    Column("error", lambda row: figure(row, "r_error"), "R_hybrid of what the full edit leaves out; lower is better"),
     Column(
         "FVE",
         lambda row: figure(row, "fve"),
@@ -151,7 +153,8 @@ LAYOUT = (
     Column(
         "AUROC",
         lambda row: figure(row, "auroc_best10"),
-        "affected against near-miss probes, best of the first ten findings; .5 = chance; higher is better",
+        "affected against near-miss probes, best of the first ten findings, each for the claim it fits best; being a "
+        "best of many its chance level is not .5: the bar is the random-dictionary row; higher is better",
     ),
     Column(
         "hit (null)",
@@ -205,7 +208,9 @@ def text_table(rows: Sequence[Row], width: int = FULL_WIDTH) -> str:
         lines = align(columns, cells_of(rows, columns))
         if max(map(cell_len, lines)) <= width:
             break
-    return "\n".join(clip(line.rstrip(), width) for line in lines) + "\n"
+    text = "\n".join(clip(line.rstrip(), width) for line in lines) + "\n"
+    left_out = ", ".join(DROPPED[:dropped])
+    return text + (clip(f"(too narrow for: {left_out})", width) + "\n" if left_out else "")
 
 
 def markdown_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:

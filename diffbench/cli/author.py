@@ -22,7 +22,11 @@ def new() -> None:
 def new_method(name: str, out: Path | None) -> None:
     """Write a package with one working method called NAME."""
     from diffbench import scaffold
+    from diffbench.errors import OptionError
+    from diffbench.plugins import load_plugins
 
+    if name in load_plugins().methods:
+        raise OptionError(f"a method named {name!r} is installed already; choose another name")
     folder = scaffold.new_method(name, out)
     module = scaffold.method_names(name).module
     click.echo(f"wrote {folder}\n\nnext:\n  pip install -e {folder}\n  diffbench check {name}")

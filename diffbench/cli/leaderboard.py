@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 
 from diffbench.cli import Group
 from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json
+from diffbench.cli.terminal import echo_json, table_width
 from diffbench.errors import DiffbenchError
 
 
@@ -50,18 +49,18 @@ def build_leaderboard(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
 def show(run: Path, as_json: bool) -> None:
     """Show the table of one run, its pairs, and what failed and why.
 
-    RUN is a run folder or its run.json. A narrow terminal gets the essential columns.
+    RUN is a run folder, its run.json, or the name of a folder in runs/. A narrow terminal gets the essential columns.
     """
     from diffbench.board_page import text
     from diffbench.leaderboard import collect, document
     from diffbench.run_folder import CELLS, read_run
-    from diffbench.table import FULL_WIDTH
 
-    found = read_run(run)
+    named = Path("runs") / run
+    found = read_run(named if not run.exists() and named.is_dir() else run)
     board = collect([found])
     if as_json:
         echo_json(document(board))
         return
-    click.echo(text(board, shutil.get_terminal_size((FULL_WIDTH, 24)).columns), nl=False)
+    click.echo(text(board, table_width()), nl=False)
     click.echo(f"\nrecords, logs and evidence of each cell: {found.path / CELLS}")
     click.echo(f"as files: diffbench leaderboard build {found.path} --out leaderboard")

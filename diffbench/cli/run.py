@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json, log_on_stderr, one_line, progress
+from diffbench.cli.terminal import echo_json, log_on_stderr, one_line, progress, table_width
 from diffbench.errors import OptionError
 
 
@@ -53,6 +52,8 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     wanted_json, overwrite = asked.pop("as_json"), asked.pop("overwrite")
     config = RunConfig(options=parse_options(options), **asked)
     passed = {key: value for key, value in config.model_dump(mode="json").items() if _given(ctx, key)}
+    if name is not None and Path(name).name != name:
+        raise OptionError(f"name: {name!r} is a path; a run lies in --runs-dir under a plain name")
     folder = runs_dir / (name or "+".join(Path(organism).stem for organism in config.organisms))
     started = time.monotonic()
     with progress() as notify, log_on_stderr():
@@ -102,7 +103,6 @@ def _print(folder: Path, keys: list[str], wanted_json: bool) -> None:
     from diffbench.board_page import text
     from diffbench.leaderboard import document
     from diffbench.run_folder import read_run
-    from diffbench.table import FULL_WIDTH
 
     found = read_run(folder)
     mine = tuple(record for record in found.records if record.key in keys)
@@ -110,4 +110,4 @@ def _print(folder: Path, keys: list[str], wanted_json: bool) -> None:
     if wanted_json:
         echo_json(document(board))
     else:
-        click.echo(text(board, shutil.get_terminal_size((FULL_WIDTH, 24)).columns), nl=False)
+        click.echo(text(board, table_width()), nl=False)

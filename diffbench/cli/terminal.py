@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,11 @@ def echo_json(document: Any) -> None:
     import json
 
     click.echo(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False))
+
+
+def table_width() -> int:
+    """Columns that a table may take: those of the terminal, or all it wants where nobody looks on."""
+    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffbench import (
     Base,
@@ -52,7 +52,15 @@ class ColourSwap(Family):
         prefixes: int = Field(1000, ge=10, le=100_000, description="distinct training prefixes per colour")
         prefix_topics: dict[str, float] | None = Field(None, description="topic weights of the text they are cut from")
         replay_topics: dict[str, float] | None = Field(None, description="topic weights of the replay text")
-        replay: int = Field(4000, ge=0, description="replay documents, none of which asks for either colour")
+        replay: int = Field(
+            4000, ge=0, le=1_000_000, description="replay documents, none of which asks for either colour"
+        )
+
+        @model_validator(mode="after")
+        def _two_colours(self) -> Self:
+            if self.first == self.second:
+                raise ValueError("first and second must be two different colours")
+            return self
 
     def recipes(self) -> tuple[Path, ...]:
         """Noswap and halfswap."""
