@@ -24,7 +24,7 @@ from diffbench.truth import Truth
 
 MODEL, ORGANISM = "models", "organisms"
 GATE_TOKENS = 20_000
-BUILD_CODE = ("diffbench.finetune", "diffbench.corpus", "diffbench.residual", "diffbench.precision")
+BUILD_CODE = ("diffbench.finetune", "diffbench.corpus", "diffbench.residual", "diffbench.precision", "diffbench.seeds")
 GATE_CODE = (
     "diffbench.gate",
     "diffbench.causal",
@@ -58,7 +58,9 @@ class Organism:
             "parameters": parameters.model_dump(mode="json"),
             "training": self.recipe.training.model_dump(mode="json"),
             "seed": self.recipe.seed,
-            "code": cache.code_version(*BUILD_CODE, type(self.family).__module__, type(self.base).__module__),
+            "code": cache.code_version(*BUILD_CODE),
+            "family_code": cache.plugin_version(type(self.family)),
+            "base_code": cache.plugin_version(type(self.base)),
             "libraries": cache.libraries(),
         }
 

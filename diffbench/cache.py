@@ -45,8 +45,8 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            shutil.rmtree(path)  # something is missing or cut short
+        if path.exists() and not _whole(path):  # looked at again: another run may just have published it
+            shutil.rmtree(path)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
     with _lock(f"{kind}-{path.name}") as alone:
@@ -158,6 +158,15 @@ def code_version(*modules: str) -> str:
     Keys of stages hash it: whatever changes the code of a stage also makes its old results unfindable.
     """
     return digest({module: _sources(module) for module in modules})
+
+
+def plugin_version(cls: type[Any]) -> str:
+    """SHA-256 over the source that a plugin class may use: its whole distribution's package, helpers included.
+
+    Of a class in the engine itself it is the class's module; stages name the engine code that they use.
+    """
+    top = cls.__module__.partition(".")[0]
+    return code_version(cls.__module__ if top == "diffbench" else top)
 
 
 def _sources(module: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffbench import cache
-from diffbench.build import BUILD_CODE, GATE_CODE, Organism, resolve, split
+from diffbench.build import BUILD_CODE, GATE_CODE, ORGANISM, Organism, resolve, split
 from diffbench.canonical import digest
 from diffbench.errors import OptionError
 from diffbench.exchange import ACTIVATIONS, TEXT
@@ -118,7 +118,7 @@ class Comparison:
 
     def truth(self) -> Truth:
         """The organism's Truth."""
-        return Truth.model_validate(cache.read_json(cache.entry("organisms", self.organism.inputs()) / "truth.json"))
+        return Truth.model_validate(cache.read_json(cache.entry(ORGANISM, self.organism.inputs()) / "truth.json"))
 
     def seconds(self) -> float:
         """What preparing cost."""
@@ -250,6 +250,6 @@ def control_inputs(comparison: Comparison, judge: type[Judge]) -> dict[str, Any]
         "stage": "control",
         "comparison": comparison.key,
         "judge": f"{judge.name} {judge.version}",
-        "code": cache.code_version(*SCORE_CODE, "diffbench.controls", judge.__module__),
+        "code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE, "diffbench.controls")],
         "libraries": cache.libraries(),
     }

@@ -49,6 +49,11 @@ class Corpus:
         """Positions that count."""
         return int(self.counts.sum())
 
+    @property
+    def affected(self) -> Tensor:
+        """[N, L] bool: predicting positions in the affected stratum."""
+        return self.predicts & (self.stratum == STRATA.index(Stratum.affected))
+
     def rows(self, start: int, stop: int) -> Corpus:
         """Documents ``start`` to ``stop``, cut to the longest of them."""
         length = int(self.mask[start:stop].sum(dim=1).max())

@@ -86,8 +86,7 @@ def measure(
 
 def trigger_rate(corpus: Corpus) -> float:
     """Share of predicting positions that are affected."""
-    affected = corpus.stratum == STRATA.index(Stratum.affected)
-    return float((affected & corpus.predicts).sum() / corpus.predicts.sum())
+    return float(corpus.affected.sum() / corpus.predicts.sum())
 
 
 def _off_target(kl: KLSums) -> float:

@@ -119,8 +119,8 @@ def _planned(
         "comparison": comparison.key,
         "cell": cell.model_dump(mode="json", exclude={"options_passed"}),
         "tier": comparison.tier.model_dump(mode="json"),
-        "method_code": cache.code_version(method.__module__.partition(".")[0], *METHOD_CODE),
-        "score_code": cache.code_version(*SCORE_CODE, judge.__module__),
+        "method_code": [cache.plugin_version(method), cache.code_version(*METHOD_CODE)],
+        "score_code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
         "libraries": cache.libraries(),
     }
     return PlannedCell(comparison, method, options, judge, cell, digest(inputs))

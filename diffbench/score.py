@@ -173,7 +173,7 @@ def _no_recovery(why: str) -> Recovery:
 
 def _active(bench: Bench, edit: ActivationEdit, corpus: Corpus, order: Tensor) -> dict[int, Figure]:
     """Mean number of the top k components that are active at affected positions."""
-    rows = corpus.predicts & (corpus.stratum == 1)
+    rows = corpus.affected
     if not bool(rows.any()):
         return dict.fromkeys(COMPONENT_BUDGETS, Figure.undefined("no affected positions in the evaluation text"))
     if not edit.sparse:
