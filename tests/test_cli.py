@@ -375,11 +375,16 @@ def test_progress_off_a_terminal_is_sparse_plain_lines(
 
 
 def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    # The leader hands out one write at a time: it is read until the other end is closed, which Linux reports as EIO.
     code = (
         "import pty, os, sys\n"
         "from diffbench.cli.terminal import progress\n"
         "leader, follower = pty.openpty(); os.dup2(follower, 2); sys.stderr = os.fdopen(2, 'w', closefd=False)\n"
-        "with progress() as report:\n    report('fitting [/red]', 0.5)\nos.write(1, os.read(leader, 65536))\n"
+        "with progress() as report:\n    report('fitting [/red]', 0.5)\n"
+        "sys.stderr.flush(); os.close(follower); os.close(2)\n"
+        "try:\n"
+        "    while part := os.read(leader, 65536):\n        os.write(1, part)\n"
+        "except OSError:\n    pass\n"
     )
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False, env=environment)

@@ -109,8 +109,7 @@ def runaway(request: dict[str, Any]) -> str:
             Path(request["mark"]).write_text(str(os.getpid()))
             time.sleep(120)
         time.sleep(120)
-    while not Path(request["mark"]).exists():
-        time.sleep(0.01)
+    wait_for(Path(request["mark"]))
     if request["hang"]:
         time.sleep(120)
     return "left it"
