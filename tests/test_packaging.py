@@ -122,9 +122,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environm
 
 def test_the_wheel_is_what_runs(installed: Environment) -> None:
     code = "import diffbench, diffbench_methods, diffbench_organisms as o; print(diffbench.__file__, o.__file__)"
-    done = subprocess.run(
-        [installed.folder / "bin" / "python", "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/"
-    )
+    python = installed.folder / "bin" / "python"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert all(Path(file).is_relative_to(installed.site) for file in done.stdout.split()), done.stdout
 
 
