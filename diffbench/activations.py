@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffbench.corpus import Corpus
 from diffbench.errors import CacheError
+from diffbench.line import one_line
 from diffbench.residual import Model, hidden
 
 BATCH_DOCUMENTS = 64
@@ -81,7 +82,7 @@ class Activations:
                 tensors = {name: file.get_tensor(name) for name in ("base", "delta", "document", "position")}
             return cls(**tensors, **facts)
         except Exception as error:
-            raise CacheError(f"{path}: no readable activations ({' '.join(str(error).split())[:200]})") from None
+            raise CacheError(f"{path}: no readable activations ({one_line(error, 200)})") from None
 
 
 @torch.inference_mode()

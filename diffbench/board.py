@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from diffbench.columns import filled, instant, rows
+from diffbench.line import one_line
 from diffbench.record import BudgetSpent, PairFacts, Record
 from diffbench.run_folder import Run
 from diffbench.summary import SECTION, Row, plain_rows, summary
-from diffbench.table import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def collect(runs: Sequence[Run]) -> Board:
     held: dict[str, list[tuple[Record, str]]] = {}
     for run in ordered:
         for record in run.records:
-            held.setdefault(record.key, []).append((record, clean(run.file.name)))
+            held.setdefault(record.key, []).append((record, one_line(run.file.name)))
     for copies in held.values():
         if len(copies) > 1:
             copies.sort(key=_age)
@@ -78,7 +78,7 @@ def collect(runs: Sequence[Run]) -> Board:
         sections=_sections([record for record, _ in kept], plain_rows(frame), plain_rows(table)),
         runs=tuple(_run_row(run) for run in ordered),
         duplicates=tuple(
-            {"key": clean(key), "kept": _copy(copies[-1]), "left_out": [_copy(copy) for copy in copies[:-1]]}
+            {"key": one_line(key), "kept": _copy(copies[-1]), "left_out": [_copy(copy) for copy in copies[:-1]]}
             for key, copies in sorted(held.items())
             if len(copies) > 1
         ),
@@ -114,16 +114,20 @@ def _sections(records: Sequence[Record], data: list[Row], table: list[Row]) -> t
 
 def _listed(entries: Any) -> tuple[Row, ...]:
     rows = [
-        {"run": clean(run.file.name), "path": clean(path), **({"message": clean(message, 500)} if message else {})}
+        {
+            "run": one_line(run.file.name),
+            "path": one_line(path),
+            **({"message": one_line(message, 500)} if message else {}),
+        }
         for run, path, message in entries
     ]
     return tuple(sorted(rows, key=lambda row: tuple(row.values())))
 
 
 def _run_row(run: Run) -> Row:
-    provenance = {name: clean(value) for name, value in run.file.provenance.model_dump().items()}
+    provenance = {name: one_line(value) for name, value in run.file.provenance.model_dump().items()}
     counts = {"records": len(run.records), "damaged": len(run.damaged), "unfinished": len(run.unfinished)}
-    return {"run": clean(run.file.name), **provenance, **counts}
+    return {"run": one_line(run.file.name), **provenance, **counts}
 
 
 def _started(run: Run) -> str:
@@ -132,7 +136,7 @@ def _started(run: Run) -> str:
 
 def _copy(copy: tuple[Record, str]) -> Row:
     record, run = copy
-    return {"run": run, "started": clean(record.timings.started), "status": record.status}
+    return {"run": run, "started": one_line(record.timings.started), "status": record.status}
 
 
 def _age(copy: tuple[Record, str]) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from diffbench.board import Board, Section
+from diffbench.line import one_line
 from diffbench.record import Figure
 from diffbench.summary import Row
 from diffbench.table import (
@@ -14,7 +15,6 @@ from diffbench.table import (
     LAYOUT,
     Column,
     cells_of,
-    clean,
     escape_markdown,
     markdown_table,
     number,
@@ -76,7 +76,7 @@ def counts(board: Board) -> str:
     ]
     runs = ", ".join(sorted({row["run"] for row in board.runs}))
     read = f"{_several(len(board.rows), 'record')} of {_several(len(board.runs), 'run')}"
-    return f"{read} ({clean(runs, 300)}): {', '.join(cells)}."
+    return f"{read} ({one_line(runs, 300)}): {', '.join(cells)}."
 
 
 def heading(section: Section) -> str:
@@ -99,7 +99,7 @@ def facts(section: Section) -> str:
         if here
         else "coverage and ceiling n/a"
     )
-    return clean(
+    return one_line(
         f"Layer {pair.layer} ({pair.layer_rule}): {carried}. "
         f"KL to {key['reference']} {_figure(pair.kl, precise)} nats (noise {pair.kl_noise:.2g}; "
         f"share at affected positions: {_figure(pair.kl_affected_share, share)}); affected are "

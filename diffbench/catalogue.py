@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from diffbench.build import resolve
 from diffbench.errors import DiffbenchError, RecipeError, UnknownName
-from diffbench.plugins import error_line, find_family, load_plugins
+from diffbench.line import error_line
+from diffbench.plugins import find_family, load_plugins
 from diffbench.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from diffbench.errors import PluginError
 from diffbench.exchange import DIFF, HEADER
+from diffbench.line import one_line
 from diffbench.method import Context, Method, MethodOptions, NotApplicable
 from diffbench.plugins import load_method, load_plugins, method_target
 from diffbench.sandbox import Confinement, package_path, runtime_paths, scrubbed_environment
@@ -77,10 +78,7 @@ def finish_method(task: Task, out: Path) -> MethodOutcome:
     status: Literal["ok", "error", "not_applicable"] = "ok" if result.ok else "error"
     error = result.error
     if result.ok and "not_applicable" in answer:
-        status, error = (
-            "not_applicable",
-            " ".join(str(answer["not_applicable"]).split())[:2000] or "the method gave no reason",
-        )
+        status, error = "not_applicable", one_line(answer["not_applicable"]) or "the method gave no reason"
     elif result.ok and not (out / DIFF / HEADER).is_file():
         status, error = "error", "the method process ended without leaving a Diff"
     return MethodOutcome(

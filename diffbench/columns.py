@@ -16,8 +16,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from diffbench.canonical import digest
+from diffbench.line import one_line
 from diffbench.record import Figure, Record
-from diffbench.table import clean, plain
+from diffbench.table import plain
 from diffbench.tier import COMPONENT_BUDGETS
 
 Kind = Literal["text", "json", "int", "number", "flag", "figure"]
@@ -291,7 +292,7 @@ def _cell(kind: Kind, value: Any) -> Any:
     if value is None:
         return None
     if kind == "text":
-        return clean(value)
+        return one_line(value)
     if kind == "json":
         return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, allow_nan=False)
     if kind == "int":

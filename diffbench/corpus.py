@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffbench.errors import CacheError, RecipeError
+from diffbench.line import one_line
 from diffbench.text import Document
 from diffbench.truth import Stratum
 
@@ -75,7 +76,7 @@ class Corpus:
         try:
             tensors = load_file(path)
         except Exception as error:
-            raise CacheError(f"{path}: no readable corpus ({' '.join(str(error).split())[:200]})") from None
+            raise CacheError(f"{path}: no readable corpus ({one_line(error, 200)})") from None
         tensors.setdefault("stratum", torch.zeros_like(tensors["ids"], dtype=torch.int8))
         return cls(**tensors)
 

@@ -12,6 +12,7 @@ from diffbench.errors import DiffError, PluginError
 from diffbench.evidence import Contexts, active_mask, sample_splits
 from diffbench.interval import mean_interval
 from diffbench.judge import Evidence, Excerpt, Explanation, Judge
+from diffbench.line import one_line
 from diffbench.record import DetectionScore, Figure
 
 N_EXCERPTS = 100
@@ -143,5 +144,4 @@ def _ask(question: Callable[[], Answer], what: str, call: str) -> Answer:
     try:
         return question()
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        raise PluginError(f"{what}: {call}() raised {type(error).__name__}: {message}") from error
+        raise PluginError(f"{what}: {call}() raised {type(error).__name__}: {one_line(error, 300)}") from error

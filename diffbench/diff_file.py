@@ -27,6 +27,7 @@ from diffbench.diff import (
 )
 from diffbench.errors import DiffError
 from diffbench.exchange import HEADER, HEADER_BYTES, TENSOR_BYTES, TENSORS
+from diffbench.line import one_line
 from diffbench.recipe import first_problem
 
 COLUMN = "columns."
@@ -61,11 +62,11 @@ def load_diff(folder: Path) -> Diff:
     except ValidationError as error:
         raise DiffError(f"{HEADER}: {first_problem(error)}") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise DiffError(f"{HEADER}: no readable JSON ({' '.join(str(error).split())[:200]})") from None
+        raise DiffError(f"{HEADER}: no readable JSON ({one_line(error, 200)})") from None
     try:
         tensors = load_file(folder / TENSORS)
     except Exception as error:  # safetensors raises its own type for damaged files
-        raise DiffError(f"{TENSORS}: not readable ({' '.join(str(error).split())[:200]})") from None
+        raise DiffError(f"{TENSORS}: not readable ({one_line(error, 200)})") from None
     common: dict[str, Any] = {
         "findings": document.findings,
         "change_score": document.change_score,

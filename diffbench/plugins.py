@@ -26,6 +26,7 @@ import pluggy
 from diffbench import hookspecs
 from diffbench.contract import Kind, check_offer, is_base
 from diffbench.errors import DiffbenchError, PluginError, UnknownName
+from diffbench.line import error_line
 
 if TYPE_CHECKING:
     from diffbench.base import Base
@@ -306,14 +307,6 @@ def load_method(target: str) -> type[Method]:
     except Exception as error:
         raise PluginError(f"{target}: cannot be imported: {error_line(error)}") from error
     return check_offer("method", found)
-
-
-def error_line(error: BaseException) -> str:
-    """``Kind: message`` of an exception on one line; for errors made for people the message alone."""
-    text = " ".join(str(error).split())[:500]
-    if isinstance(error, DiffbenchError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _selected(entry_points: importlib.metadata.EntryPoints) -> Iterator[EntryPoint]:

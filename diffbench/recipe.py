@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from diffbench.canonical import digest
 from diffbench.errors import RecipeError
+from diffbench.line import one_line
 from diffbench.truth import Schema
 
 RECIPE_BYTES = 1 << 20
@@ -133,7 +134,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({error})") from None
     except Exception as error:  # PyYAML lets ValueError, KeyError and others through for odd scalars
-        raise RecipeError(f"{path}: not plain YAML: {' '.join(str(error).split())[:300]}") from None
+        raise RecipeError(f"{path}: not plain YAML: {one_line(error, 300)}") from None
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(document).__name__}")
     try:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from diffbench.atomic import write_text
 from diffbench.errors import RecordError
+from diffbench.line import one_line
 from diffbench.recipe import first_problem
 from diffbench.truth import Schema
 
@@ -258,7 +259,7 @@ def read_record(path: Path) -> Record:
     except FileNotFoundError:
         raise RecordError(f"{path}: no such record; the cell is not finished") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: no readable JSON ({' '.join(str(error).split())[:200]})") from None
+        raise RecordError(f"{path}: no readable JSON ({one_line(error, 200)})") from None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != RECORD_SCHEMA:
         raise RecordError(f"{path}: schema_version is {version!r}, this diffbench reads {RECORD_SCHEMA}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffbench.errors import CheckpointError
+from diffbench.line import one_line
 from diffbench.precision import use_fast_matmul
 
 Model = Any
@@ -43,11 +44,9 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder}: cannot be loaded as a causal LM: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise CheckpointError(f"{folder}: cannot be loaded as a causal LM: {one_line(error, 300)}") from None
     except Exception as error:  # safetensors raises its own type for damaged files
-        raise CheckpointError(f"{folder}: damaged weights: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(f"{folder}: damaged weights: {one_line(error, 300)}") from None
     loaded: Model = model
     loaded.eval().requires_grad_(False)
     return loaded.to(device)
@@ -64,7 +63,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: no tokenizer: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(f"{folder}: no tokenizer: {one_line(error, 300)}") from None
 
 
 def blocks(model: Model) -> nn.ModuleList:

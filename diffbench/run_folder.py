@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from diffbench.atomic import write_text
 from diffbench.errors import RecordError
+from diffbench.line import one_line
 from diffbench.recipe import first_problem
 from diffbench.record import Cell, Record, read_record
 from diffbench.truth import Schema
@@ -134,9 +135,7 @@ def read_run_file(folder: Path) -> RunFile:
             raise RecordError(f"{path}: larger than {RUN_BYTES} bytes, no {RUN_FILE} of diffbench")
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path}: no readable JSON ({' '.join(str(error).split())[:200]}); run the cells again"
-        ) from None
+        raise RecordError(f"{path}: no readable JSON ({one_line(error, 200)}); run the cells again") from None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != RUN_SCHEMA:
         raise RecordError(

@@ -25,6 +25,7 @@ from diffbench.errors import DiffbenchError, RecordError, WorkerError
 from diffbench.exchange import DIFF, TENSORS, assemble, keep_diff
 from diffbench.gate_report import GateReport
 from diffbench.grid import PlannedCell
+from diffbench.line import one_line
 from diffbench.plugins import ONLY, notify_cell_finished, provenance
 from diffbench.record import BudgetSpent, Record, Scores, Status, Timings, read_record
 from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name
@@ -280,7 +281,7 @@ def _record(
         key=cell.key,
         cell=cell.cell,
         status=status,
-        reason=None if reason is None else " ".join(reason.split())[:2000],
+        reason=None if reason is None else one_line(reason),
         budget=BudgetSpent(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
         hashes=cell.hashes(file_digest(tensors) if tensors.is_file() else None),
         pair=cell.comparison.facts(),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
+from diffbench.line import one_line
 from diffbench.tier import COMPONENT_BUDGETS
 
 Row = Mapping[str, Any]
@@ -20,33 +20,20 @@ NOTE_WIDTH = 26
 DEEPEST = 20
 STATES = {"none": "none", "n/a": "n/a", "undefined": "undef.", "error": "ERROR"}
 
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P^_X].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?", re.DOTALL)
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)_|_(?!\w)")
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-
-
-def clean(text: str, limit: int = 2000) -> str:
-    """``text`` in one line, without terminal escapes, control, invisible or direction-changing characters."""
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(
-            " " if char.isspace() else char
-            for char in _ESCAPES.sub("", text)
-            if char.isspace() or unicodedata.category(char)[0] != "C"
-        )
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def plain(value: Any, depth: int = 0) -> Any:
     """JSON of a stranger with clean texts, finite numbers and a bounded depth."""
     if isinstance(value, str):
-        return clean(value)
+        return one_line(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if depth > DEEPEST:
         return "…"
     if isinstance(value, dict):
-        return {clean(str(key)): plain(item, depth + 1) for key, item in value.items()}
+        return {one_line(str(key)): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, depth + 1) for item in value]
     return value
@@ -249,7 +236,7 @@ def clip(text: str, width: int) -> str:
 
 def escape_markdown(text: str) -> str:
     """``text`` as it is, wherever it stands in a Markdown document: no markup, no HTML, no new cell or line."""
-    text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _SPECIAL.sub(lambda found: "\\" + found.group(), text)
     return text.replace("://", "&#58;//").replace("www.", "www&#46;")
 

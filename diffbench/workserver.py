@@ -33,6 +33,7 @@ from typing import Any, NoReturn
 
 from diffbench import workwire
 from diffbench.errors import DiffbenchError
+from diffbench.line import one_line
 from diffbench.sandbox import Confinement, confine
 from diffbench.workseal import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 
@@ -61,7 +62,7 @@ def main() -> None:
         for name in boot["preload"]:
             importlib.import_module(name)
     except BaseException as error:
-        workwire.write(control.fileno(), workwire.encode({"error": _one_line(error)}))
+        workwire.write(control.fileno(), workwire.encode({"error": one_line(f"{type(error).__name__}: {error}")}))
         return
     # Pages that the collector never visits stay shared between the server and its tasks.
     gc.collect()
@@ -76,10 +77,6 @@ def _threads() -> int:
     with suppress(OSError):
         return len(os.listdir("/proc/self/task"))
     return threading.active_count()
-
-
-def _one_line(error: BaseException) -> str:
-    return workwire.plain(f"{type(error).__name__}: {error}", workwire.MESSAGE)
 
 
 def _wake_on_child() -> int:
@@ -260,7 +257,7 @@ def _work(order: dict[str, Any], pipe: int, keeper: int) -> NoReturn:
             line = workwire.encode({"answer": _call(order)})
         except BaseException as error:
             traceback.print_exc()
-            said = {"error": _one_line(error), "user": isinstance(error, DiffbenchError)}
+            said = {"error": one_line(f"{type(error).__name__}: {error}"), "user": isinstance(error, DiffbenchError)}
             line = workwire.encode({"raised": said})
         workwire.write(pipe, line)
         sys.stdout.flush()

@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from diffbench.line import one_line
+
 Json = Any
 
 LIMIT = 16 * 2**20
@@ -42,7 +44,7 @@ def report(phrase: str, fraction: float) -> None:
         return
     _last = (phrase, now)
     with suppress(OSError):
-        send({"progress": [plain(phrase, PHRASE), float(fraction) if math.isfinite(fraction) else 0.0]})
+        send({"progress": [one_line(phrase, PHRASE), float(fraction) if math.isfinite(fraction) else 0.0]})
 
 
 def send(message: dict[str, Json]) -> None:
@@ -80,13 +82,6 @@ def take_line(channel: socket.socket) -> bytes:
                 return b""
             line += byte
     return bytes(line)
-
-
-def plain(text: object, length: int) -> str:
-    """``text`` as one line of printable characters, so that a stranger's words cannot steer a terminal."""
-    words = "".join(character if character.isprintable() else " " for character in str(text)[: 4 * length]).split()
-    line = " ".join(words)
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 class Frames:
@@ -138,14 +133,14 @@ class Frames:
         if more or self.answered or self.error is not None:
             raise ValueError("one thing per line, and nothing after the last")
         if name == "confinement":
-            self.confinement = self.confinement or plain(value, PHRASE)
+            self.confinement = self.confinement or one_line(value, PHRASE)
         elif name == "progress":
             phrase, fraction = value
-            self.progress = (plain(phrase, PHRASE), min(1.0, max(0.0, float(fraction))))
+            self.progress = (one_line(phrase, PHRASE), min(1.0, max(0.0, float(fraction))))
         elif name == "answer":
             self.answered, self.answer = True, value
         elif name == "raised":
-            self.error, self.user_error = plain(value["error"], MESSAGE), value["user"] is True
+            self.error, self.user_error = one_line(value["error"], MESSAGE), value["user"] is True
         else:
             raise ValueError(name)
 

@@ -16,8 +16,10 @@ import diffbench
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    "errors atomic canonical text truth interval hookspecs seeds templates workseal workwire",
-    "tier recipe base cache gate_report judge sandbox worktask",
+    "errors",
+    "line atomic canonical text truth interval hookspecs seeds templates workseal",
+    "tier recipe base cache gate_report judge sandbox workwire",
+    "worktask",
     "record organism method worker workserver scaffold table offline_judge",
     "precision announce",
     "residual corpus diff options contract columns run_folder",
@@ -42,7 +44,7 @@ UPWARD = {("judge", "offline_judge")}
 """The judge's own hook names the bundled judge, as any plugin's would."""
 
 LIGHT = (
-    "errors atomic canonical text truth interval hookspecs seeds tier recipe base cache gate_report judge record "
+    "errors line atomic canonical text truth interval hookspecs seeds tier recipe base cache gate_report judge record "
     "organism method options contract run_folder plugins table columns summary board board_page leaderboard scaffold "
     "build catalogue grid runner run check cell cli cli.terminal cli.listing cli.author cli.organisms cli.run "
     "cli.leaderboard"

@@ -15,7 +15,6 @@ from diffbench.summary import plain_rows
 from diffbench.table import (
     DROPPED,
     Column,
-    clean,
     clip,
     count,
     csv_cell,
@@ -59,35 +58,6 @@ def test_other_quantities() -> None:
     assert (precise(1.234e-7), precise(0.2314)) == ("1.23e-07", "0.231")
     assert (count(3.0), count(3.5), count(1234.0)) == ("3", "3.5", "1,234")
     assert (share(0.031), share(1.0)) == ("3.1%", "100%")
-
-
-HOSTILE = [
-    "\x1b[31mred\x1b[0m",
-    "\x1b]0;title\x07x",
-    "\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\",
-    "\x9b31mC1",
-    "a\u202eb\u2066c\u200bd\ufeff",
-    "line\r\nline\tx\x0b\x0c\u2028\u2029\x85y",
-    "\x00\x07\x08\x7f",
-    "\ud800",
-    "\x1b",
-]
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_clean_leaves_one_line_of_visible_text(text: str) -> None:
-    result = clean(text)
-    assert result.isprintable()
-    assert "[31m" not in result
-    assert "title" not in result
-    result.encode()
-    assert clean(result) == result
-
-
-def test_clean_keeps_words_apart_and_bounds_length() -> None:
-    assert clean("a\nb\tc") == "a b c"
-    assert clean("  naïve 日本  ") == "naïve 日本"
-    assert clean("x" * 9, 5) == "xxxx…"
 
 
 def test_plain_bounds_depth_and_numbers() -> None:

@@ -81,7 +81,7 @@ class LazyGroup(Group):
         try:
             return super().invoke(ctx)
         except DiffbenchError as error:
-            from diffbench.cli.terminal import one_line
+            from diffbench.line import one_line
 
             click.echo(f"diffbench: error: {one_line(error)}", err=True)
             ctx.exit(2)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from diffbench.cli import Group
-from diffbench.cli.terminal import echo_json, one_line, table
+from diffbench.cli.terminal import echo_json, table
+from diffbench.line import one_line
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -9,8 +9,9 @@ import click
 
 from diffbench.cli import Group
 from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json, one_line, progress, table
+from diffbench.cli.terminal import echo_json, progress, table
 from diffbench.errors import DiffbenchError
+from diffbench.line import error_line, one_line
 
 if TYPE_CHECKING:
     from diffbench.base import Base
@@ -106,7 +107,7 @@ def bases() -> None:
 @as_json
 def list_bases(as_json: bool) -> None:
     """List the installed bases."""
-    from diffbench.plugins import error_line, load_plugins, provenance
+    from diffbench.plugins import load_plugins, provenance
 
     found: list[dict[str, Any]] = []
     for name, base in load_plugins().bases.items():

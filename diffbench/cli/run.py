@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json, log_on_stderr, one_line, progress, table_width
+from diffbench.cli.terminal import echo_json, log_on_stderr, progress, table_width
 from diffbench.errors import OptionError
+from diffbench.line import one_line
 
 
 @click.command(

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffbench.line import one_line
+
 if TYPE_CHECKING:
     from diffbench.base import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
-
-
-def one_line(text: object) -> str:
-    """Text on one line and without control characters: names and messages may come from strangers."""
-    return "".join(c for c in " ".join(str(text).split()) if c.isprintable())
 
 
 def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
