@@ -8,12 +8,14 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from diffbench.diff import Finding
 from diffbench.errors import DiffError, PluginError
 from diffbench.evidence import Contexts, active_mask, sample_splits
 from diffbench.interval import mean_interval
 from diffbench.judge import Evidence, Excerpt, Explanation, Judge
 from diffbench.line import one_line
 from diffbench.record import DetectionScore, Figure
+from diffbench.seeds import derive
 
 N_EXCERPTS = 100
 """Excerpts to explain from, and again as many to be tested on."""
@@ -29,14 +31,11 @@ Answer = TypeVar("Answer")
 
 def detect_findings(
     judge: Judge,
+    findings: Sequence[Finding],
     tokens: Sequence[Sequence[str]],
     activities: Tensor,
     where: Tensor,
-    components: Sequence[int],
-    ranks: Sequence[int],
     sparse: bool,
-    tokens_up: Sequence[Sequence[str]],
-    tokens_down: Sequence[Sequence[str]],
     n_excerpts: int = N_EXCERPTS,
     seed: int = 0,
 ) -> tuple[DetectionScore, ...]:
@@ -44,14 +43,11 @@ def detect_findings(
 
     Args:
         judge: who explains, and who decides from the explanation.
+        findings: the m findings.
         tokens: per document of the judge split, its tokens as strings.
         activities: activity of each finding's component, of either sign, [n_positions, m].
         where: document index and position of every unmasked position, [n_positions, 2].
-        components: the m components.
-        ranks: the m ranks.
         sparse: whether an activity of zero means off (see `active_mask`).
-        tokens_up: per finding, the tokens it promotes.
-        tokens_down: per finding, the tokens it suppresses.
         n_excerpts: excerpts per finding and split, half of them active.
         seed: of the excerpts.
 
@@ -64,24 +60,23 @@ def detect_findings(
     """
     contexts = Contexts.of(tokens, where, seed)
     scores = []
-    for column, component, rank, up, down in zip(
-        activities.unbind(1), components, ranks, tokens_up, tokens_down, strict=True
-    ):
+    for finding, column in zip(findings, activities.unbind(1), strict=True):
+        component = finding.component
         activity = column.detach().double().abs()
         if not bool(activity.isfinite().all()):
             raise DiffError(f"component {component}: its activity is NaN or infinite at some position")
         active = active_mask(activity, sparse)
-        draw_seed = seed * 1_000_003 + component
-        explain, test = sample_splits(contexts, activity, active, n_excerpts, draw_seed)
+        draw = derive(seed, "component", str(component))
+        explain, test = sample_splits(contexts, activity, active, n_excerpts, draw)
         short = _shortage(explain, test)
         if short is not None:
             reason = f"active at {int(active.sum())} of {active.numel()} positions: {short}"
             text, accuracy = "", Figure.undefined(reason)
         else:
-            what = f"judge {judge.name!r}, finding {rank} (component {component})"
-            text = _explain(judge, Evidence(explain, tuple(up), tuple(down)), what)
+            what = f"judge {judge.name!r}, finding {finding.rank} (component {component})"
+            text = _explain(judge, Evidence(explain, finding.tokens_up, finding.tokens_down), what)
             accuracy = Figure.of(balanced_accuracy(test, _detect(judge, text, test, what)))
-        scores.append(DetectionScore(rank=rank, component=component, explanation=text, accuracy=accuracy))
+        scores.append(DetectionScore(rank=finding.rank, component=component, explanation=text, accuracy=accuracy))
     return tuple(scores)
 
 

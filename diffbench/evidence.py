@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ WINDOW = 12
 DENSE_SHARE = 0.02
 """Share of positions at which a component that is never zero counts as active."""
 
-Split = Literal["explain", "test"]
 Indices = NDArray[np.int64]
 
 
@@ -98,38 +96,22 @@ class Contexts:
         return tuple(self.tokens[document][max(0, position + 1 - WINDOW) : position + 1])
 
 
-def sample_excerpts(
-    tokens: Sequence[Sequence[str]],
-    activity: Tensor,
-    where: Tensor,
-    active: Tensor,
-    split: Split,
-    n: int,
-    seed: int,
-) -> tuple[Excerpt, ...]:
-    """Draw the excerpts of one component and one split.
+def sample_splits(
+    contexts: Contexts, activity: Tensor, active: Tensor, n: int, seed: int
+) -> tuple[tuple[Excerpt, ...], tuple[Excerpt, ...]]:
+    """Draw the excerpts of one component to explain from, and those to be tested on.
 
     Args:
-        tokens: per document, its tokens as strings.
+        contexts: the judge split.
         activity: |activity| of the component, [n_positions].
-        where: document index and position, [n_positions, 2].
         active: where the component counts as active, bool [n_positions].
-        split: documents to explain from, or the others.
-        n: excerpts wanted, half of them active.
+        n: excerpts wanted of either split, half of them active.
         seed: of the draw; equal arguments give equal excerpts.
 
     Returns:
         Excerpts in an order that says nothing of their class. Both classes are equally large, and smaller than
         n / 2 where one has too few distinct windows.
     """
-    explain, test = sample_splits(Contexts.of(tokens, where, seed), activity, active, n, seed)
-    return explain if split == "explain" else test
-
-
-def sample_splits(
-    contexts: Contexts, activity: Tensor, active: Tensor, n: int, seed: int
-) -> tuple[tuple[Excerpt, ...], tuple[Excerpt, ...]]:
-    """Draw the excerpts to explain from and those to be tested on (see `sample_excerpts`)."""
     values: NDArray[np.float64] = activity.detach().cpu().double().numpy()
     mask: NDArray[np.bool_] = active.detach().cpu().numpy()
     explain = _Draw(contexts, values, np.random.default_rng([seed, 1]), frozenset())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from diffbench.controls import random_dictionary
 from diffbench.corpus import Corpus, tokenise
 from diffbench.detection import detect_findings, mean_detection
 from diffbench.dictionary import reconstruction
-from diffbench.diff import DictionaryDiff, Diff
+from diffbench.diff import DictionaryDiff, Diff, Finding
 from diffbench.diff_file import load_diff
 from diffbench.edit import ActivationEdit, Streams, edit_of
 from diffbench.errors import BudgetExceeded
@@ -297,21 +297,12 @@ def _difference(mean: Figure, control: Figure) -> Figure:
 def _detect(bench: Bench, diff: Diff, seed: int) -> tuple[DetectionScore, ...]:
     corpus = bench.corpus("judge")
     findings = diff.findings[:TOP]
-    components = [finding.component for finding in findings]
     vocabulary = bench.tokenizer.convert_ids_to_tokens(list(range(len(bench.tokenizer))))
     tokens = [[vocabulary[int(i)] for i in row[mask]] for row, mask in zip(corpus.ids, corpus.mask, strict=True)]
-    return detect_findings(
-        bench.judge,
-        tokens,
-        activity(diff, bench.reference, bench.tuned, corpus, corpus.counts, components),
-        corpus.counts.nonzero(),
-        components,
-        [finding.rank for finding in findings],
-        isinstance(diff, DictionaryDiff),
-        [finding.tokens_up for finding in findings],
-        [finding.tokens_down for finding in findings],
-        seed=seed,
-    )
+    components = [finding.component for finding in findings]
+    activities = activity(diff, bench.reference, bench.tuned, corpus, corpus.counts, components)
+    sparse = isinstance(diff, DictionaryDiff)
+    return detect_findings(bench.judge, findings, tokens, activities, corpus.counts.nonzero(), sparse, seed=seed)
 
 
 def control_detection(bench: Bench) -> Figure:
@@ -319,10 +310,6 @@ def control_detection(bench: Bench) -> Figure:
     comparison = bench.comparison
 
     def fill(folder: Path) -> None:
-        from dataclasses import replace
-
-        from diffbench.diff import Finding
-
         activations = Activations.open(comparison.path / "in" / ACTIVATIONS)
         n = min(RANDOM_EXPANSION * activations.width, comparison.tier.components)
         seed = derive(comparison.organism.recipe.seed, "random dictionary")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffbench.detection import balanced_accuracy, detect_findings, mean_detection
+from diffbench.diff import Finding
 from diffbench.errors import DiffError, PluginError
 from diffbench.judge import Evidence, Excerpt, Explanation, Judge
 from diffbench.offline_judge import OfflineJudge
@@ -60,11 +61,8 @@ def detect(
 ) -> tuple[DetectionScore, ...]:
     if activities.dim() == 1:
         activities = activities[:, None]
-    m = activities.shape[1]
-    none: list[tuple[str, ...]] = [()] * m
-    return detect_findings(
-        judge, world[0], activities, world[1], range(m), range(1, m + 1), sparse, none, none, seed=seed
-    )
+    findings = [Finding(rank=index + 1, component=index, score=0.0) for index in range(activities.shape[1])]
+    return detect_findings(judge, findings, world[0], activities, world[1], sparse, seed=seed)
 
 
 def value(scores: Sequence[DetectionScore]) -> float:
@@ -266,7 +264,8 @@ def test_infinite_activity_is_an_error() -> None:
 def test_tokens_reach_the_judge() -> None:
     judge = Scripted(lambda contexts: [True] * len(contexts))
     activity = plant(lambda text: text[-1] == "w9")[:, None]
-    [score] = detect_findings(judge, *(WORLD[0], activity, WORLD[1], [7], [3], True), [["up"]], [["down", "d"]])
+    finding = Finding(rank=3, component=7, score=0.0, tokens_up=("up",), tokens_down=("down", "d"))
+    [score] = detect_findings(judge, [finding], WORLD[0], activity, WORLD[1], True)
     assert (judge.evidence.tokens_up, judge.evidence.tokens_down) == (("up",), ("down", "d"))
     assert (score.rank, score.component) == (3, 7)
 

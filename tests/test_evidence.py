@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbench.evidence import WINDOW, active_mask, sample_excerpts
+from diffbench.evidence import WINDOW, Contexts, active_mask, sample_splits
 from diffbench.judge import Excerpt
 
 World = tuple[list[list[str]], Tensor]
@@ -30,7 +30,7 @@ def documents(excerpts: tuple[Excerpt, ...]) -> set[str]:
 
 
 def both(world: World, activity: Tensor, active: Tensor, n: int = 100, seed: int = 0) -> list[tuple[Excerpt, ...]]:
-    return [sample_excerpts(world[0], activity, world[1], active, split, n, seed) for split in ("explain", "test")]
+    return list(sample_splits(Contexts.of(*world, seed), activity, active, n, seed))
 
 
 def some(n: int, share: float, seed: int = 1) -> Tensor:
@@ -140,7 +140,8 @@ def test_nothing_active_gives_nothing() -> None:
     world = named_world()
     for active in (torch.zeros(len(world[1])) > 0, torch.ones(len(world[1])) > 0):
         assert both(world, active.double(), active) == [(), ()]
-    assert sample_excerpts([], torch.zeros(0), torch.zeros(0, 2), torch.zeros(0) > 0, "explain", 100, 0) == ()
+    nowhere = torch.zeros(0)
+    assert both(([], torch.zeros(0, 2)), nowhere, nowhere > 0) == [(), ()]
 
 
 def test_same_seed_same_excerpts() -> None:
