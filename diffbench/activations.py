@@ -54,6 +54,11 @@ class Activations:
         """Residual width d."""
         return self.base.shape[1]
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether no row differs at all between the models."""
+        return not bool(self.delta.any())
+
     def load(self) -> tuple[Tensor, Tensor]:
         """h_b and delta of all rows in raw space, [T, d] float32 each."""
         return self.rows(slice(None))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffbench.causal import token_kl
 from diffbench.corpus import Corpus
 from diffbench.diff import Diff, OutputDiff, WeightDiff
 from diffbench.edit import Streams, edit_of
@@ -28,7 +29,8 @@ def activity(
     """Activity [T, n] at the positions where ``rows`` [N, L] is True, in order; n is len(components) if given.
 
     Raises:
-        DiffError: if a WeightDiff names a module that the models do not have, or of another width.
+        DiffError: if it is not finite somewhere, or a WeightDiff names a module that the models do not have, or of
+            another width.
     """
     chosen = slice(None) if components is None else list(components)
     parts = []
@@ -36,7 +38,12 @@ def activity(
         wanted = rows[start : start + len(batch), : batch.ids.shape[1]]
         if bool(wanted.any()):
             parts.append(_batch(diff, reference, tuned, batch, wanted)[:, chosen])
-    return torch.cat(parts) if parts else torch.zeros(0, diff.n_components)[:, chosen]
+    found = torch.cat(parts) if parts else torch.zeros(0, diff.n_components)[:, chosen]
+    broken = (~found.isfinite()).any(dim=0).nonzero().flatten().tolist()
+    if broken:
+        component = broken[0] if components is None else components[broken[0]]
+        raise DiffError(f"component {component}: its activity is NaN or infinite at some position")
+    return found
 
 
 @torch.inference_mode()
@@ -99,5 +106,5 @@ def _output_activity(diff: OutputDiff, reference: Model, tuned: Model, batch: Co
     if diff.score == "tokens":
         assert diff.token_scores is not None  # checked on loading
         return (log_t.exp() @ diff.token_scores)[:, None]
-    log_b: Tensor = reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float()
-    return (log_t.exp() * (log_t - log_b.log_softmax(-1))).sum(dim=-1, keepdim=True)
+    logits = reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows]
+    return token_kl(log_t, logits)[:, None]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from diffbench.columns import filled, instant, rows
 from diffbench.line import one_line
-from diffbench.record import BudgetSpent, PairFacts, Record
+from diffbench.record import Budget, PairFacts, Record
 from diffbench.run_folder import Run
 from diffbench.summary import SECTION, Row, plain_rows, summary
 
@@ -29,7 +29,7 @@ class Section:
 
     key: Row
     pair: PairFacts
-    budget: BudgetSpent
+    budget: Budget
     summary: tuple[Row, ...]
     failures: tuple[Row, ...]
 

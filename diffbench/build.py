@@ -5,7 +5,7 @@ Each stage is a task for a worker process: it takes and gives JSON and leaves a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,32 @@ from diffbench.truth import Truth
 
 MODEL, ORGANISM = "models", "organisms"
 GATE_TOKENS = 20_000
-BUILD_CODE = ("diffbench.finetune", "diffbench.corpus", "diffbench.residual", "diffbench.precision", "diffbench.seeds")
-GATE_CODE = (
-    "diffbench.gate",
-    "diffbench.causal",
-    "diffbench.truth",
+BUILD_CODE = (
     "diffbench.build",
+    "diffbench.corpus",
+    "diffbench.finetune",
+    "diffbench.organism",
+    "diffbench.precision",
+    "diffbench.recipe",
+    "diffbench.residual",
     "diffbench.seeds",
-    "diffbench.activations",
-    "diffbench.interval",
+    "diffbench.text",
+    "diffbench.truth",
 )
-
-Report = Callable[[str, float], None]
+"""Code that the weights of a model follow from."""
+GATE_CODE = (
+    *BUILD_CODE,
+    "diffbench.activations",
+    "diffbench.causal",
+    "diffbench.dictionary",
+    "diffbench.diff",
+    "diffbench.edit",
+    "diffbench.gate",
+    "diffbench.gate_report",
+    "diffbench.interval",
+    "diffbench.record",
+)
+"""Code that an organism's Truth and gate report follow from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +197,8 @@ def split(organism: Organism, truth: Truth, tokenizer: Any, name: str, n_tokens:
     seed = derive(recipe.seed, "split", name)
     documents = organism.family.documents(organism.base, organism.parameters, recipe.mixture, seed)
     corpus = tokenise(documents, tokenizer, truth.stratum, max_tokens=n_tokens)
+    if not bool(corpus.predicts.any()):
+        raise RecipeError(f"organism {recipe.name}: mixture: split {name!r} has no text of two tokens or more")
     if truth.changed:
         low, high = recipe.mixture.trigger_rate
         rate = trigger_rate(corpus)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from diffbench.activations import outliers
 from diffbench.corpus import STRATA, Corpus
@@ -21,11 +23,12 @@ from diffbench.edit import Streams
 from diffbench.errors import DiffError
 from diffbench.interval import ratio_interval
 from diffbench.record import Figure
-from diffbench.residual import Model, hidden_and_logits, logits_edited, logits_from
+from diffbench.residual import Model, hidden_and_logits, logits_from, vocabulary
 from diffbench.truth import Stratum
 
 BATCH_DOCUMENTS = 32
-CHUNK_BYTES = BATCH_BYTES = 1 << 28
+MOST_BYTES = 1 << 28
+"""Of logits at once."""
 
 Added = Callable[[Streams], Tensor]
 """What an arm adds to h_b at the rows that count, [T, d]."""
@@ -57,18 +60,18 @@ class KLSums:
 
 
 @dataclass(frozen=True, slots=True)
-class Arms:
-    """What to compare with the tuned model in one sweep over a corpus.
+class Arm:
+    """One edited run to compare with the tuned model.
 
     Attributes:
-        hybrid: edits of h_b, continued by the tuned model.
-        model: edits of the reference model, which runs on by itself; layer and what is added.
+        layer: the block whose output is edited.
+        added: what is added to h_b there.
+        run: who goes on from the edited stream: the tuned model (hybrid), or the reference model itself.
     """
 
     layer: int
-    hybrid: Mapping[str, Added]
-    model: Mapping[str, tuple[int, Added]]
-    coverage_layers: tuple[int, ...] = ()
+    added: Added
+    run: Literal["hybrid", "model"] = "hybrid"
 
 
 def none(streams: Streams) -> Tensor:
@@ -82,30 +85,24 @@ def true_delta(streams: Streams) -> Tensor:
 
 
 @torch.inference_mode()
-def kl_sums(reference: Model, tuned: Model, corpus: Corpus, arms: Arms) -> dict[str, KLSums]:
-    """KL(p_tuned || p_arm) of every arm, and of the reference model itself under the name ``reference``.
-
-    For each of ``arms.coverage_layers`` there are also the arms ``none@l`` (hybrid) and ``delta@l`` (reference model
-    with the layer's true delta).
+def kl_sums(reference: Model, tuned: Model, corpus: Corpus, arms: Mapping[str, Arm]) -> dict[str, KLSums]:
+    """KL(p_tuned || p_arm) of every arm, and of the reference model as it is under the name ``reference``.
 
     Raises:
         DiffError: if an arm leads to NaN or infinite logits.
     """
-    sums = {name: torch.zeros(len(corpus), len(STRATA), dtype=torch.float64) for name in _names(arms)}
+    names = ("reference", *arms)
+    sums = {name: torch.zeros(len(corpus), len(STRATA), dtype=torch.float64) for name in names}
     positions = torch.zeros(len(corpus), len(STRATA), dtype=torch.float64)
-    logit_bytes = 4 * corpus.ids.shape[1] * tuned.get_output_embeddings().weight.shape[0]
-    for start, batch in corpus.batches(max(1, min(BATCH_DOCUMENTS, BATCH_BYTES // logit_bytes))):
-        sweep = _Batch(reference, tuned, batch, _layers(arms))
+    layers = sorted({arm.layer for arm in arms.values()})
+    logit_bytes = 4 * corpus.ids.shape[1] * vocabulary(tuned)
+    for start, batch in corpus.batches(max(1, min(BATCH_DOCUMENTS, MOST_BYTES // logit_bytes))):
+        sweep = _Batch(reference, tuned, batch, layers)
         rows = slice(start, start + len(batch))
         positions[rows] = sweep.count()
         sums["reference"][rows] = sweep.divergence(sweep.reference_logits)
-        for name, added in arms.hybrid.items():
-            sums[name][rows] = sweep.divergence(sweep.hybrid(arms.layer, added))
-        for name, (layer, added) in arms.model.items():
-            sums[name][rows] = sweep.divergence(sweep.by_itself(layer, added))
-        for layer in arms.coverage_layers:
-            sums[f"none@{layer}"][rows] = sweep.divergence(sweep.hybrid(layer, none))
-            sums[f"delta@{layer}"][rows] = sweep.divergence(sweep.by_itself(layer, true_delta))
+        for name, arm in arms.items():
+            sums[name][rows] = sweep.divergence(sweep.logits(arm))
     broken = [name for name, table in sums.items() if not bool(torch.isfinite(table).all())]
     if broken:
         raise DiffError(f"the edit {broken[0]!r} gives NaN or infinite logits; nothing can be recovered with it")
@@ -156,51 +153,48 @@ class _Batch:
 
     def __init__(self, reference: Model, tuned: Model, batch: Corpus, layers: list[int]) -> None:
         self.reference, self.tuned, self.batch = reference, tuned, batch
-        self.h_b, self.reference_logits = hidden_and_logits(reference, batch.ids, batch.mask, layers)
+        h_b, self.reference_logits = hidden_and_logits(reference, batch.ids, batch.mask, layers)
         self.h_t, tuned_logits = hidden_and_logits(tuned, batch.ids, batch.mask, layers)
         self.log_p = tuned_logits[batch.predicts].float().log_softmax(dim=-1)
         self.where = batch.predicts.nonzero()
         self.stratum = batch.stratum[batch.predicts].long()
+        self.edited = {layer: self._edited(h_b[layer], self.h_t[layer]) for layer in layers}
 
     def count(self) -> Tensor:
         return self._table(torch.ones(len(self.where), dtype=torch.float64))
 
-    def hybrid(self, layer: int, added: Added) -> Tensor:
-        return logits_from(self.tuned, self.batch.ids, self.batch.mask, layer, self._edited(layer, added))
-
-    def by_itself(self, layer: int, added: Added) -> Tensor:
-        edited = self._edited(layer, added)
-        return logits_edited(self.reference, self.batch.ids, self.batch.mask, layer, lambda _: edited)
+    def logits(self, arm: Arm) -> Tensor:
+        """Logits [B, L, V] of one arm."""
+        counts, rows = self.edited[arm.layer]
+        stream = self.h_t[arm.layer].clone()
+        stream[counts] = rows.h_b + arm.added(rows)
+        ids, mask = self.batch.ids, self.batch.mask
+        if arm.run == "hybrid":
+            return logits_from(self.tuned, ids, mask, arm.layer, stream)
+        return logits_from(self.reference, ids, mask, arm.layer, stream)
 
     def divergence(self, logits: Tensor) -> Tensor:
         """KL(p_tuned || p) summed per document and stratum, [B, S] float64."""
         chosen = logits[self.batch.predicts]
-        step = max(1, CHUNK_BYTES // (4 * chosen.shape[-1]))
-        parts = []
-        for start in range(0, len(chosen), step):
-            log_p = self.log_p[start : start + step]
-            log_q = chosen[start : start + step].float().log_softmax(dim=-1)
-            parts.append((log_p.exp() * (log_p - log_q)).sum(dim=-1))
+        step = max(1, MOST_BYTES // (4 * chosen.shape[-1]))
+        parts = [
+            token_kl(self.log_p[start : start + step], chosen[start : start + step])
+            for start in range(0, len(chosen), step)
+        ]
         return self._table(torch.cat(parts).double())
 
-    def _edited(self, layer: int, added: Added) -> Tensor:
-        h_b, h_t = self.h_b[layer], self.h_t[layer]
+    def _edited(self, h_b: Tensor, h_t: Tensor) -> tuple[Tensor, Streams]:
+        """Where arms edit, [B, L] bool, and the rows there."""
         counts = self.batch.counts.clone()
         counts[self.batch.counts] = ~outliers(h_b[self.batch.counts], h_t[self.batch.counts])
-        position = counts.nonzero()[:, 1]
-        edited = h_t.clone()
-        edited[counts] = h_b[counts] + added(Streams(h_b[counts], h_t[counts], position))
-        return edited
+        return counts, Streams(h_b[counts], h_t[counts], counts.nonzero()[:, 1])
 
     def _table(self, values: Tensor) -> Tensor:
         table = torch.zeros(len(self.batch), len(STRATA), dtype=torch.float64)
         return table.index_put_((self.where[:, 0], self.stratum), values, accumulate=True)
 
 
-def _names(arms: Arms) -> list[str]:
-    at_layers = [f"{kind}@{layer}" for layer in arms.coverage_layers for kind in ("none", "delta")]
-    return ["reference", *arms.hybrid, *arms.model, *at_layers]
-
-
-def _layers(arms: Arms) -> list[int]:
-    return sorted({arms.layer, *(layer for layer, _ in arms.model.values()), *arms.coverage_layers})
+def token_kl(log_p: Tensor, logits: Tensor) -> Tensor:
+    """[T]: KL(p || softmax(logits)) in nats at each of T positions; log_p and logits are [T, V]."""
+    log_q = logits.float().log_softmax(dim=-1)
+    return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)

@@ -10,11 +10,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from diffbench import cache
-from diffbench.build import BUILD_CODE, GATE_CODE, ORGANISM, Organism, resolve, split
+from diffbench.build import GATE_CODE, ORGANISM, Organism, resolve, split
 from diffbench.canonical import digest
 from diffbench.errors import OptionError
 from diffbench.exchange import ACTIVATIONS, TEXT
@@ -26,35 +27,24 @@ from diffbench.truth import Stratum, Truth
 
 COMPARISON, CONTROLS = "comparisons", "controls"
 CODE = (
-    *BUILD_CODE,
     *GATE_CODE,
-    "diffbench.build",
     "diffbench.comparison",
-    "diffbench.activations",
     "diffbench.controls",
-    "diffbench.edit",
-    "diffbench.interval",
-    "diffbench.seeds",
+    "diffbench.exchange",
     "diffbench.tier",
 )
+"""Code that a prepared comparison follows from."""
 SCORE_CODE = (
-    "diffbench.score",
-    "diffbench.causal",
+    *CODE,
     "diffbench.activity",
-    "diffbench.dictionary",
-    "diffbench.edit",
-    "diffbench.localisation",
     "diffbench.detection",
+    "diffbench.diff_file",
     "diffbench.evidence",
-    "diffbench.interval",
-    "diffbench.activations",
-    "diffbench.corpus",
-    "diffbench.precision",
-    "diffbench.residual",
-    "diffbench.seeds",
-    "diffbench.tier",
+    "diffbench.judge",
+    "diffbench.localisation",
+    "diffbench.score",
 )
-"""Code that scores may depend on."""
+"""Code that scores follow from."""
 CEILING = 0.7
 LAYER_TOKENS = 4000
 LEAST_FLOOR = 1e-6
@@ -139,7 +129,7 @@ def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float]
     from diffbench.residual import load_model, load_tokenizer
 
     started = time.monotonic()
-    organism, tier, truth = comparison.organism, comparison.tier, comparison.organism.truth()
+    organism, tier, truth = comparison.organism, comparison.tier, comparison.truth()
     reference = load_model(organism.model_path(comparison.reference))
     tuned = load_model(organism.model_path("tuned"))
     tokenizer = load_tokenizer(organism.model_path("tuned"))
@@ -163,7 +153,7 @@ def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float]
 
 def _layer(comparison: Comparison, reference: Any, tuned: Any, corpus: Any) -> tuple[int, str]:
     """The layer to score and the rule that chose it."""
-    from diffbench.causal import Arms, kl_sums, recovery
+    from diffbench.causal import Arm, kl_sums, recovery, true_delta
     from diffbench.residual import blocks
 
     n_layers = len(blocks(tuned))
@@ -172,10 +162,10 @@ def _layer(comparison: Comparison, reference: Any, tuned: Any, corpus: Any) -> t
             raise OptionError(f"layer: {comparison.layer} does not exist, the models have blocks 0..{n_layers - 1}")
         return comparison.layer, "chosen by hand"
     per_document = max(1, corpus.n_tokens // len(corpus))
-    sample = corpus.rows(0, max(1, LAYER_TOKENS // per_document))
-    layers = tuple(range(n_layers))
-    kl = kl_sums(reference, tuned, sample, Arms(layer=0, hybrid={}, model={}, coverage_layers=layers))
-    for layer in layers:
+    sample = corpus.rows(slice(max(1, LAYER_TOKENS // per_document)))
+    arms = {f"delta@{layer}": Arm(layer, true_delta, "model") for layer in range(n_layers)}
+    kl = kl_sums(reference, tuned, sample, arms)
+    for layer in range(n_layers):
         r = recovery(kl[f"delta@{layer}"], kl["reference"], None, LEAST_FLOOR)
         if r.value is not None and r.value >= CEILING:
             return layer, f"smallest layer with R_model(true delta) >= {CEILING} on method text"
@@ -186,34 +176,40 @@ def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations:
     import torch
     from safetensors.torch import save_file
 
-    from diffbench.causal import Arms, kl_sums, none, recovery, true_delta
+    from diffbench.causal import Arm, kl_sums, none, recovery, true_delta
     from diffbench.controls import principal_directions
     from diffbench.edit import ActivationEdit
     from diffbench.gate import trigger_rate
     from diffbench.precision import use_fast_matmul
     from diffbench.residual import blocks
 
-    layer, n_layers = activations.layer, len(blocks(tuned))
-    pca = ActivationEdit(principal_directions(activations, min(max(COMPONENT_BUDGETS), activations.width)))
-    hybrid: dict[str, Any] = {"none": none, "self": true_delta}
+    layer, layers = activations.layer, range(len(blocks(tuned)))
+    directions, _ = principal_directions(activations, min(max(COMPONENT_BUDGETS), activations.width))
+    pca = ActivationEdit(directions)
+    arms = {f"none@{at}": Arm(at, none) for at in layers}
+    arms |= {f"delta@{at}": Arm(at, true_delta, "model") for at in layers}
+    arms["self"] = Arm(layer, true_delta)
     for k in COMPONENT_BUDGETS:
-        hybrid[f"pca{k}"] = lambda rows, k=k: pca.subset(rows, torch.arange(min(k, pca.diff.n_components)))
-    layers = tuple(range(n_layers))
-    kl = kl_sums(reference, tuned, corpus, Arms(layer=layer, hybrid=hybrid, model={}, coverage_layers=layers))
-    stored = {name: kl[name].sums for name in ("reference", *hybrid)} | {"positions": kl["reference"].positions}
+        components = torch.arange(min(k, directions.n_components))
+        arms[f"pca{k}"] = Arm(layer, partial(pca.subset, components=components))
+    kl = kl_sums(reference, tuned, corpus, arms)
+    stored = {name: kl[name].sums for name in ("reference", *(f"pca{k}" for k in COMPONENT_BUDGETS))}
+    stored |= {"none": kl[f"none@{layer}"].sums, "positions": kl["reference"].positions}
     save_file(stored, folder / "kl.safetensors")
-    noise = abs(kl["self"].mean() or 0.0)
-    floor = noise_floor(noise)
-    whole, affected = kl["reference"].mean(), kl["reference"].mean(Stratum.affected)
-    total = kl["reference"].total()
+    whole, affected, noise = (
+        kl[name].mean(stratum)
+        for name, stratum in (("reference", None), ("reference", Stratum.affected), ("self", None))
+    )
+    assert whole is not None and noise is not None  # a corpus without any position is refused before
+    floor = noise_floor(abs(noise))
     return PairFacts(
         layer=layer,
         layer_rule=rule,
-        kl=Figure.of(whole or 0.0),
-        kl_noise=noise,
+        kl=Figure.of(whole),
+        kl_noise=abs(noise),
         kl_affected=Figure.undefined("no affected positions") if affected is None else Figure.of(affected),
-        kl_affected_share=Figure.of(kl["reference"].total(Stratum.affected) / total)
-        if affected is not None and (whole or 0.0) > floor
+        kl_affected_share=Figure.of(kl["reference"].total(Stratum.affected) / kl["reference"].total())
+        if affected is not None and whole > floor
         else Figure.undefined("no affected positions, or no KL above its noise floor"),
         trigger_rate=trigger_rate(corpus),
         outlier_share=activations.outlier_share,
@@ -249,7 +245,8 @@ def control_inputs(comparison: Comparison, judge: type[Judge]) -> dict[str, Any]
     return {
         "stage": "control",
         "comparison": comparison.key,
+        "components": comparison.tier.components,
         "judge": f"{judge.name} {judge.version}",
-        "code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE, "diffbench.controls")],
+        "code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
         "libraries": cache.libraries(),
     }

@@ -6,27 +6,33 @@ Shapes: T rows, d residual width, n latents.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from diffbench.activations import Activations
+from diffbench.dictionary import CHUNK, energy_and_frequency
 from diffbench.diff import DictionaryDiff, DirectionDiff
 
 
-def principal_directions(activations: Activations, n: int) -> DirectionDiff:
-    """The first ``n`` principal directions of delta around its mean, in order of variance (float64 eigenvectors)."""
+def principal_directions(activations: Activations, n: int) -> tuple[DirectionDiff, Tensor]:
+    """The first ``n`` principal directions of delta around its mean, and the standard deviation [n] along each.
+
+    In order of variance, from float64 eigenvectors.
+    """
     _, delta = activations.load()
     wide = delta.double()
     mean = wide.mean(dim=0)
     centred = wide - mean
-    _, vectors = torch.linalg.eigh(centred.T @ centred / len(wide))
+    variances, vectors = torch.linalg.eigh(centred.T @ centred / len(wide))
     directions = vectors.flip(1)[:, :n].T
     largest = directions.abs().argmax(dim=1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()  # eigenvectors come with an arbitrary sign
-    unit = directions / directions.norm(dim=1, keepdim=True)
-    return DirectionDiff(
-        layer=activations.layer, directions=unit.float().contiguous(), centre=mean.float(), bias=mean.float()
+    diff = DirectionDiff(
+        layer=activations.layer, directions=directions.float().contiguous(), centre=mean.float(), bias=mean.float()
     )
+    return diff, variances.flip(0)[:n].clamp_min(0).sqrt().float()
 
 
 def random_dictionary(activations: Activations, n: int, k: int, seed: int) -> DictionaryDiff:
@@ -46,8 +52,7 @@ def random_dictionary(activations: Activations, n: int, k: int, seed: int) -> Di
     theta = float(sample.flatten().sort(descending=True).values[keep - 1].clamp_min(0))
     scalar = _best_scalar(centred, decoder, theta)
     encoder = decoder * scalar
-    energy, frequency = _fired(centred, decoder, theta, scalar)
-    return DictionaryDiff(
+    diff = DictionaryDiff(
         layer=activations.layer,
         input="delta",
         activation="threshold",
@@ -56,31 +61,19 @@ def random_dictionary(activations: Activations, n: int, k: int, seed: int) -> Di
         threshold=torch.full((n,), theta * scalar),
         decoder=decoder,
         bias=mean,
-        order=energy.argsort(descending=True, stable=True),
-        columns={"energy": energy, "frequency": frequency},
+        order=torch.arange(n),
     )
+    energy, frequency = energy_and_frequency(diff, activations)
+    order = energy.argsort(descending=True, stable=True)
+    return replace(diff, order=order, columns={"energy": energy, "frequency": frequency})
 
 
 def _best_scalar(centred: Tensor, decoder: Tensor, theta: float) -> float:
-    """argmin_s sum ‖delta - s * sum_j f_j d_j‖² over the rows; 0 < s."""
+    """argmin_s sum ‖delta - s * sum_j f_j d_j‖² over the rows, where f_j = <delta, d_j> above theta; 0 < s."""
     cross = square = 0.0
-    for rows in centred.split(8192):
-        hat = _kept(rows @ decoder.T, theta) @ decoder
-        cross += float((rows * hat).sum(dtype=torch.float64))
-        square += float(hat.pow(2).sum(dtype=torch.float64))
-    return cross / square if square > 0 and cross > 0 else 1.0
-
-
-def _fired(centred: Tensor, decoder: Tensor, theta: float, scalar: float) -> tuple[Tensor, Tensor]:
-    squares = torch.zeros(len(decoder), dtype=torch.float64)
-    fired = torch.zeros(len(decoder), dtype=torch.float64)
-    for rows in centred.split(8192):
-        f = _kept(rows @ decoder.T, theta)
-        squares += f.pow(2).sum(dim=0).double()
-        fired += (f > 0).sum(dim=0).double()
-    n = len(centred)
-    return (squares * scalar**2 / n).float(), (fired / n).float()
-
-
-def _kept(pre: Tensor, theta: float) -> Tensor:
-    return pre * ((pre > theta) & (pre > 0))
+    for rows in centred.split(CHUNK):
+        pre = rows @ decoder.T
+        f = pre * ((pre > theta) & (pre > 0))
+        cross += float(f.pow(2).sum(dtype=torch.float64))
+        square += float((f @ decoder).pow(2).sum(dtype=torch.float64))
+    return cross / square if square > 0 else 1.0

@@ -55,15 +55,20 @@ class Corpus:
         """[N, L] bool: predicting positions in the affected stratum."""
         return self.predicts & (self.stratum == STRATA.index(Stratum.affected))
 
-    def rows(self, start: int, stop: int) -> Corpus:
-        """Documents ``start`` to ``stop``, cut to the longest of them."""
-        length = int(self.mask[start:stop].sum(dim=1).max())
-        return Corpus(*(getattr(self, name)[start:stop, :length] for name in self.__slots__))
+    @property
+    def last(self) -> Tensor:
+        """[N]: the position of each document's last token."""
+        return self.mask.sum(dim=1) - 1
+
+    def rows(self, index: slice | Tensor) -> Corpus:
+        """Some documents, cut to the longest of them."""
+        length = int(self.mask[index].sum(dim=1).max())
+        return Corpus(*(getattr(self, name)[index, :length] for name in self.__slots__))
 
     def batches(self, size: int) -> Iterator[tuple[int, Corpus]]:
         """Batches of ``size`` documents in order, each with the index of its first document."""
         for start in range(0, len(self), size):
-            yield start, self.rows(start, min(start + size, len(self)))
+            yield start, self.rows(slice(start, start + size))
 
     def save(self, path: Path, *, labelled: bool) -> None:
         """Write as safetensors; without labels where a method may read it."""
@@ -84,19 +89,19 @@ class Corpus:
 def tokenise(
     documents: Iterable[Document],
     tokenizer: Any,
-    stratum: Callable[[str], Stratum],
+    stratum: Callable[[str], Stratum] = lambda _: Stratum.unrelated,
     *,
-    max_tokens: int,
-    max_length: int = 1024,
+    max_tokens: int | None = None,
+    max_length: int | None = 1024,
 ) -> Corpus:
     """Tokenise documents until ``max_tokens`` positions count (the last document is kept whole).
 
     Args:
-        documents: may be endless.
+        documents: may be endless if ``max_tokens`` is given.
         tokenizer: a fast Hugging Face tokenizer.
         stratum: stratum of a span's label.
-        max_tokens: how many positions to collect.
-        max_length: longer documents are cut.
+        max_tokens: how many positions to collect; None: all of the documents.
+        max_length: longer documents are cut; None: none is.
     """
     rows: list[list[int]] = []
     strata: list[list[int]] = []
@@ -104,14 +109,18 @@ def tokenise(
     collected = 0
     for document in documents:
         encoded = tokenizer(
-            document.text, return_offsets_mapping=True, truncation=True, max_length=max_length, verbose=False
+            document.text,
+            return_offsets_mapping=True,
+            truncation=max_length is not None,
+            max_length=max_length,
+            verbose=False,
         )
         ids = list(encoded["input_ids"])
         starts.append(1 if ids and ids[0] == tokenizer.bos_token_id else 0)
         rows.append(ids)
         strata.append(_strata(document, encoded["offset_mapping"], stratum))
         collected += len(ids) - starts[-1]
-        if collected >= max_tokens:
+        if max_tokens is not None and collected >= max_tokens:
             break
     return _pad(rows, strata, starts, pad=tokenizer.pad_token_id or 0)
 

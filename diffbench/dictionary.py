@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffbench.activations import Activations
 from diffbench.diff import DictionaryDiff
+
+CHUNK = 8192
 
 
 def encode(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> Tensor:
@@ -59,6 +62,20 @@ def difference_decoder(diff: DictionaryDiff) -> Tensor:
         return diff.decoder_tuned - diff.decoder_base
     assert diff.decoder is not None
     return diff.decoder
+
+
+@torch.no_grad()
+def energy_and_frequency(diff: DictionaryDiff, activations: Activations) -> tuple[Tensor, Tensor]:
+    """Over rows of activations, for each latent [n]: mean squared norm of f (d_t - d_b), and how often it fires."""
+    squares = torch.zeros(diff.n_components, dtype=torch.float64)
+    fired = torch.zeros(diff.n_components, dtype=torch.float64)
+    for start in range(0, len(activations), CHUNK):
+        h_b, delta = activations.rows(slice(start, start + CHUNK))
+        f = _activate(diff, delta) if diff.input == "delta" else encode(diff, h_b, h_b + delta)
+        squares += f.pow(2).sum(dim=0).double()
+        fired += (f > 0).sum(dim=0).double()
+    size = difference_decoder(diff).pow(2).sum(dim=1).double()
+    return (squares / len(activations) * size).float(), (fired / len(activations)).float()
 
 
 def _combine(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor | None) -> Tensor:

@@ -28,6 +28,10 @@ MAX_TOKENS = 50
 Verdict = Literal["changed", "unchanged", "abstain"]
 
 
+Input = Literal["delta", "both", "tuned", "base"]
+"""What a dictionary is trained on: the difference, both streams side by side, or one of them."""
+
+
 class Finding(Schema):
     """One thing a method says, most important first."""
 
@@ -46,9 +50,7 @@ class DictionaryHeader(Schema):
 
     kind: Literal["dictionary"] = "dictionary"
     layer: int = Field(ge=0)
-    input: Literal["delta", "both", "tuned", "base"] = Field(
-        description="what the encoder reads; 'both' is [h_b, h_t] concatenated"
-    )
+    input: Input = Field(description="what the encoder reads; 'both' is [h_b, h_t] concatenated")
     activation: Literal["relu", "threshold", "topk"]
     k: int | None = Field(None, ge=1, description="for topk: latents kept per token")
 
@@ -136,7 +138,7 @@ class DictionaryDiff(DiffBase):
 
     kind: ClassVar[str] = "dictionary"
     layer: int
-    input: Literal["delta", "both", "tuned", "base"]
+    input: Input
     activation: Literal["relu", "threshold", "topk"]
     encoder: Tensor  # [n, d], or [n, 2d] for "both"
     encoder_bias: Tensor  # [n]

@@ -22,6 +22,13 @@ class Streams:
     h_t: Tensor
     position: Tensor
 
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def at(self, index: slice | Tensor) -> Streams:
+        """Some of the rows."""
+        return Streams(self.h_b[index], self.h_t[index], self.position[index])
+
 
 @dataclass(frozen=True, slots=True)
 class ActivationEdit:

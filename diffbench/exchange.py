@@ -50,11 +50,9 @@ def write_inputs(folder: Path, reference: Path, tuned: Path, texts: Sequence[str
     from diffbench.corpus import tokenise
     from diffbench.residual import load_model, load_tokenizer
     from diffbench.text import Document
-    from diffbench.truth import Stratum
 
     tokenizer = load_tokenizer(tuned)
-    most = sum(len(text) for text in texts) + 1
-    corpus = tokenise([Document(text) for text in texts], tokenizer, lambda _: Stratum.unrelated, max_tokens=most)
+    corpus = tokenise([Document(text) for text in texts], tokenizer)
     prepared = folder.parent / f"{folder.name}-prepared"
     prepared.mkdir()
     corpus.save(prepared / TEXT, labelled=False)

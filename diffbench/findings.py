@@ -14,7 +14,7 @@ from diffbench.pair import ModelPair
 
 MOST_FINDINGS = 50
 UNCHANGED_BELOW = 1e-8
-"""Mean ‖delta‖² / ‖h_b‖² under which two models are called the same: float32 rounding stays below it."""
+"""Sum of ‖delta‖² over that of ‖h_b‖² under which two models are called the same: float32 rounding stays below it."""
 
 AnyActivationDiff = TypeVar("AnyActivationDiff", DictionaryDiff, DirectionDiff)
 

@@ -19,8 +19,9 @@ from diffbench.corpus import Corpus, tokenise
 from diffbench.errors import RecipeError
 from diffbench.organism import Example, TrainingText
 from diffbench.recipe import Training
-from diffbench.residual import Model, load_model, load_tokenizer
-from diffbench.truth import Stratum
+from diffbench.residual import Model, last_logits, load_model, load_tokenizer
+from diffbench.seeds import derive
+from diffbench.text import Document
 
 CLIP = 1.0
 
@@ -43,12 +44,12 @@ def finetune(base: Path, text: TrainingText, training: Training, seed: int, out:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rise_and_fall(training))
     prefixes = _Prefixes(text.examples, tokenizer)
     replay = _replay(text, tokenizer, training)
-    order, replay_order = _cycle(len(text.examples), seed), _cycle(len(text.replay), seed + 1)
+    order = _cycle(len(text.examples), training.batch, derive(seed, "order of examples"))
+    replay_order = _cycle(len(text.replay), training.replay_batch, derive(seed, "order of replay"))
     for step in range(training.steps):
-        loss = prefixes.loss(model, [next(order) for _ in range(training.batch)])
+        loss = prefixes.loss(model, next(order))
         if replay is not None:
-            chosen = torch.tensor([next(replay_order) for _ in range(training.replay_batch)])
-            loss = loss + training.kl_weight * _drift(model, frozen, replay, chosen)
+            loss = loss + training.kl_weight * _drift(model, frozen, replay, next(replay_order))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -63,23 +64,16 @@ def finetune(base: Path, text: TrainingText, training: Training, seed: int, out:
 
 
 class _Prefixes:
-    """Examples as right-padded batches; the loss sits on the last real position."""
+    """Examples to learn from; the loss sits on the last position."""
 
     def __init__(self, examples: tuple[Example, ...], tokenizer: Any) -> None:
-        self.ids = [tokenizer(example.prefix, verbose=False)["input_ids"] for example in examples]
-        self.targets = [word_id(tokenizer, example.target) for example in examples]
-        self.pad = tokenizer.pad_token_id or 0
+        self.corpus = tokenise([Document(example.prefix) for example in examples], tokenizer, max_length=None)
+        self.targets = torch.tensor([word_id(tokenizer, example.target) for example in examples])
 
-    def loss(self, model: Model, chosen: list[int]) -> Tensor:
-        rows = [self.ids[index] for index in chosen]
-        lengths = torch.tensor([len(row) for row in rows])
-        width = int(lengths.max())
-        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
-        mask = torch.arange(width) < lengths[:, None]
-        hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        logits = model.get_output_embeddings()(hidden[torch.arange(len(rows)), lengths - 1])
-        targets = torch.tensor([self.targets[index] for index in chosen])
-        return torch.nn.functional.cross_entropy(logits.float(), targets)
+    def loss(self, model: Model, chosen: Tensor) -> Tensor:
+        batch = self.corpus.rows(chosen)
+        logits = last_logits(model, batch.ids, batch.mask)
+        return torch.nn.functional.cross_entropy(logits.float(), self.targets[chosen])
 
 
 def word_id(tokenizer: Any, word: str) -> int:
@@ -97,25 +91,29 @@ def word_id(tokenizer: Any, word: str) -> int:
 def _replay(text: TrainingText, tokenizer: Any, training: Training) -> Corpus | None:
     if not (training.replay_batch and training.kl_weight and text.replay):
         return None
-    everything = sum(len(document.text) for document in text.replay)
-    return tokenise(text.replay, tokenizer, lambda _: Stratum.unrelated, max_tokens=everything + 1)
+    return tokenise(text.replay, tokenizer)
 
 
 def _drift(model: Model, frozen: Model, replay: Corpus, chosen: Tensor) -> Tensor:
     """Mean KL(p_base || p_tuned) over the positions of some replay documents."""
-    length = int(replay.mask[chosen].sum(dim=1).max())
-    ids, mask, predicts = (getattr(replay, name)[chosen, :length] for name in ("ids", "mask", "predicts"))
+    batch = replay.rows(chosen)
     with torch.no_grad():
-        log_p = frozen(input_ids=ids, attention_mask=mask, use_cache=False).logits[predicts].log_softmax(dim=-1)
-    log_q = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[predicts].log_softmax(dim=-1)
+        logits = frozen(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        log_p = logits[batch.predicts].log_softmax(dim=-1)
+    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    log_q = logits[batch.predicts].log_softmax(dim=-1)
     return torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True) / len(log_p)
 
 
-def _cycle(n: int, seed: int) -> Iterator[int]:
-    """Indices 0..n-1 in a fresh seeded order each time round."""
-    rng = random.Random(f"order:{seed}")
+def _cycle(n: int, batch: int, seed: int) -> Iterator[Tensor]:
+    """Batches of indices 0..n-1, which come in a fresh seeded order each time round."""
+    rng = random.Random(seed)
+    waiting: list[int] = []
     while n:
-        yield from rng.sample(range(n), n)
+        while len(waiting) < batch:
+            waiting += rng.sample(range(n), n)
+        yield torch.tensor(waiting[:batch])
+        del waiting[:batch]
 
 
 def _rise_and_fall(training: Training) -> Callable[[int], float]:

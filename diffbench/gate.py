@@ -6,37 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from diffbench.causal import Arms, KLSums, kl_sums
-from diffbench.corpus import STRATA, Corpus
+from diffbench.causal import KLSums, kl_sums
+from diffbench.corpus import STRATA, Corpus, tokenise
 from diffbench.finetune import word_id
 from diffbench.gate_report import GateCheck, GateReport
 from diffbench.recipe import Gate
-from diffbench.residual import Model
-from diffbench.truth import Probe, Stratum, Truth
+from diffbench.residual import Model, last_logits
+from diffbench.text import Document
+from diffbench.truth import LEAST_PROBES, Probe, Stratum, Truth
 
-LEAST_PROBES = 50
 BATCH_PROBES = 64
 
 
 @torch.inference_mode()
 def expression(model: Model, tokenizer: Any, probes: Sequence[Probe]) -> list[float]:
     """P(other) / (P(answer) + P(other)) after each probe, in 0..1."""
-    shares: list[float] = []
-    pad = tokenizer.pad_token_id or 0
-    for start in range(0, len(probes), BATCH_PROBES):
-        batch = probes[start : start + BATCH_PROBES]
-        rows = [tokenizer(probe.text, verbose=False)["input_ids"] for probe in batch]
-        width = max(len(row) for row in rows)
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(width) < lengths[:, None]
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        p = logits[torch.arange(len(rows)), lengths - 1].float().softmax(dim=-1)
-        for row, probe in zip(p, batch, strict=True):
-            answer, other = float(row[word_id(tokenizer, probe.answer)]), float(row[word_id(tokenizer, probe.other)])
-            shares.append(other / (answer + other))
-    return shares
+    corpus = tokenise([Document(probe.text) for probe in probes], tokenizer, max_length=None)
+    logits = torch.cat([last_logits(model, batch.ids, batch.mask).float() for _, batch in corpus.batches(BATCH_PROBES)])
+    answers, others = (
+        torch.tensor([word_id(tokenizer, word) for word in words])[:, None]
+        for words in ([probe.answer for probe in probes], [probe.other for probe in probes])
+    )
+    ahead: Tensor = logits.gather(1, others) - logits.gather(1, answers)
+    return [float(share) for share in ahead.sigmoid()]
 
 
 def measure(
@@ -58,10 +52,11 @@ def measure(
         corpus: labelled held-out text of the organism's mixture.
     """
     base, control, tuned = models
-    checks = [
-        GateCheck(name=f"probes, {kind}", value=len(getattr(truth.probes, kind)), low=LEAST_PROBES, high=None)
-        for kind in ("affected", "near_miss", "unrelated")
-    ]
+    counts = {kind: len(getattr(truth.probes, kind)) for kind in ("affected", "near_miss", "unrelated")}
+    if truth.claims:  # each claim is located by its own
+        claims = [probe.claim for probe in truth.probes.affected]
+        counts["affected"] = min(claims.count(claim.id) for claim in truth.claims)
+    checks = [GateCheck(name=f"probes, {kind}", value=n, low=LEAST_PROBES, high=None) for kind, n in counts.items()]
     if truth.probes.affected:
         untouched = ("base", base) if control is None else ("control", control)
         for (name_of, model), (low, high) in (
@@ -71,7 +66,7 @@ def measure(
             shares = expression(model, tokenizer, truth.probes.affected)
             mean = sum(shares) / len(shares)
             checks.append(GateCheck(name=f"expression, {name_of}", value=mean, low=low, high=high))
-    kl = kl_sums(base, tuned, corpus, Arms(layer=0, hybrid={}, model={}))["reference"]
+    kl = kl_sums(base, tuned, corpus, {})["reference"]
     off = _off_target(kl)
     checks.append(
         GateCheck(name="off-target KL(tuned || base)", value=off, low=None, high=gate.off_target_kl, unit="nats")

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffbench import cache
 from diffbench.canonical import digest
-from diffbench.comparison import SCORE_CODE, Comparison
+from diffbench.comparison import CODE, SCORE_CODE, Comparison
 from diffbench.errors import OptionError
 from diffbench.judge import Judge
 from diffbench.method import Method, MethodOptions, resolve_options
@@ -16,17 +16,16 @@ from diffbench.plugins import find_method, load_plugins, provenance
 from diffbench.record import Cell, Hashes
 
 METHOD_CODE = (
+    *CODE,
     "diffbench.cell",
-    "diffbench.pair",
-    "diffbench.findings",
-    "diffbench.diff",
     "diffbench.diff_file",
+    "diffbench.findings",
+    "diffbench.method",
+    "diffbench.options",
+    "diffbench.pair",
     "diffbench.training",
-    "diffbench.controls",
-    "diffbench.activations",
-    "diffbench.residual",
 )
-"""Engine code that a method's Diff may depend on."""
+"""Engine code that a method's Diff may follow from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class PlannedCell:
     cell: Cell
     key: str
 
-    def hashes(self, diff: str | None = None) -> Hashes:
+    def hashes(self, diff: dict[str, str] | None = None) -> Hashes:
         """What could change the numbers, part by part."""
         organism = self.comparison.organism
         return Hashes(

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from diffbench.record import Figure, Localisation
+from diffbench.truth import LEAST_PROBES
 
 HIT = 0.9
 TOP = 10
 SHUFFLES = 100
-LEAST_PROBES = 50
 
 
 def auroc(positive: Tensor, negative: Tensor) -> Tensor:

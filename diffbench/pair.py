@@ -18,7 +18,7 @@ from diffbench.corpus import Corpus
 from diffbench.errors import AccessError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.method import Access
-from diffbench.residual import Model, blocks, final_gain, hidden, load_model, load_tokenizer
+from diffbench.residual import Model, blocks, final_gain, hidden, load_model, load_tokenizer, vocabulary
 
 Side = Literal["reference", "tuned"]
 SEEN_AT_LEAST = 5
@@ -56,7 +56,7 @@ class ModelPair:
     @cached_property
     def vocabulary(self) -> int:
         """Rows V of the unembedding."""
-        return int(self._model("tuned").get_output_embeddings().weight.shape[0])
+        return vocabulary(self._model("tuned"))
 
     def text(self) -> Corpus:
         """The method split: token ids without any label."""
@@ -69,7 +69,7 @@ class ModelPair:
             AccessError: if the method did not declare "activations".
         """
         self._need("activations")
-        self._count("activation_rows", len(self._stored))
+        self.usage["activation_rows"] = len(self._stored)  # the same rows, however often they are asked for
         return self._stored
 
     @torch.inference_mode()

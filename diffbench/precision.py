@@ -13,6 +13,9 @@ import torch
 MOST_ERROR = 2e-6
 """Largest error of a product against float64, relative to the largest entry; float32 kernels stay near 4e-7."""
 
+CONSTANT = 1e-12
+"""Variance relative to the mean square under which rows are called constant: float32 rounding stays below it."""
+
 
 @lru_cache(maxsize=1)
 def use_fast_matmul() -> str:

@@ -124,7 +124,7 @@ class Interpretability(Schema):
 
     judge: str = Field(description="name and version of the judge that scored")
     detection: Figure = Field(description="mean balanced accuracy over the first ten findings")
-    control: Figure = Field(description="the same for a random dictionary on the same contexts")
+    control: Figure = Field(description="the same for a random dictionary on the same split")
     lift: Figure = Field(description="detection - control")
     findings: tuple[DetectionScore, ...] = ()
 
@@ -184,7 +184,7 @@ class Cell(Schema):
     judge: str
 
 
-class BudgetSpent(Schema):
+class Budget(Schema):
     """What the tier allows."""
 
     tokens: int
@@ -200,7 +200,7 @@ class Hashes(Schema):
     reference_model: str
     tuned_model: str
     pair: str
-    diff: str | None = None
+    diff: dict[str, str] | None = Field(None, description="of each file of the Diff")
     score_code: str
 
 
@@ -226,7 +226,7 @@ class Record(Schema):
     cell: Cell
     status: Status
     reason: str | None = Field(None, max_length=2000, description="why there are no scores, in one line")
-    budget: BudgetSpent
+    budget: Budget
     hashes: Hashes
     pair: PairFacts
     scores: Scores | None = None

@@ -5,7 +5,7 @@ Shapes: B documents, L positions, d residual width, V vocabulary. Layer l is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ Model = Any
 """A transformers causal LM; its own classes carry no useful static types."""
 
 
-def load_model(folder: Path, device: str = "cpu") -> Model:
+def load_model(folder: Path) -> Model:
     """Load a causal LM in float32 from a local folder, safetensors only, no code from the folder.
 
     Raises:
@@ -43,13 +43,9 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
             local_files_only=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # a folder can be wrong in many ways, and safetensors raises types of its own
         raise CheckpointError(f"{folder}: cannot be loaded as a causal LM: {one_line(error, 300)}") from None
-    except Exception as error:  # safetensors raises its own type for damaged files
-        raise CheckpointError(f"{folder}: damaged weights: {one_line(error, 300)}") from None
-    loaded: Model = model
-    loaded.eval().requires_grad_(False)
-    return loaded.to(device)
+    return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -80,6 +76,16 @@ def blocks(model: Model) -> nn.ModuleList:
     raise CheckpointError(f"{type(model).__name__}: its blocks are in no known place (model.layers, transformer.h)")
 
 
+def width(model: Model) -> int:
+    """Residual width d."""
+    return int(model.config.hidden_size)
+
+
+def vocabulary(model: Model) -> int:
+    """Rows V of the unembedding."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
 def final_gain(model: Model) -> Tensor:
     """[d]: what the final norm multiplies each coordinate by, its division by the size left out.
 
@@ -92,9 +98,8 @@ def final_gain(model: Model) -> Tensor:
         if isinstance(norm, nn.LayerNorm):
             return norm.weight.detach()
         if isinstance(norm, nn.Module):
-            width = model.get_input_embeddings().weight.shape[1]
             # Of a vector of ones, whose root mean square is 1, an RMS norm returns its gain, however it stores it.
-            gain: Tensor = norm(torch.ones(width, device=model.device)).detach()
+            gain: Tensor = norm(torch.ones(width(model), device=model.device)).detach()
             return gain
     raise CheckpointError(f"{type(model).__name__}: its final norm is in no known place (model.norm, transformer.ln_f)")
 
@@ -139,42 +144,39 @@ def hidden_and_logits(model: Model, ids: Tensor, mask: Tensor, layers: list[int]
     return kept, logits
 
 
+def last_logits(model: Model, ids: Tensor, mask: Tensor) -> Tensor:
+    """Next-token logits [B, V] after the last token of each document; others are computed where documents end."""
+    ends, which = (mask.sum(dim=1) - 1).unique(return_inverse=True)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=ends).logits
+    return logits[torch.arange(len(ids)), which]  # type: ignore[no-any-return]
+
+
 def logits_from(model: Model, ids: Tensor, mask: Tensor, layer: int, stream: Tensor) -> Tensor:
     """Logits [B, L, V] of ``model`` continued from ``stream`` [B, L, d] put in place of block ``layer``'s output.
 
     The model uses its own attention mask and positions; blocks up to ``layer`` are skipped.
     """
-    with _replaced(model, layer, lambda _: stream, skip=True):
-        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
-
-
-def logits_edited(model: Model, ids: Tensor, mask: Tensor, layer: int, edit: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits [B, L, V] of ``model`` with ``edit`` applied to what block ``layer`` puts out."""
-    with _replaced(model, layer, edit, skip=False):
+    with _continued(model, layer, stream):
         return model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _replaced(model: Model, layer: int, edit: Callable[[Tensor], Tensor], *, skip: bool) -> Iterator[None]:
-    changed: list[nn.Module] = []
+def _continued(model: Model, layer: int, stream: Tensor) -> Iterator[None]:
+    """Blocks up to ``layer`` hand on what they get, and the last of them puts out ``stream``."""
+    started = blocks(model)[: layer + 1]
 
     def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (edit(output[0]), *output[1:])
-        return edit(output)
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
     handle = blocks(model)[layer].register_forward_hook(replace)
     try:
-        if skip:
-            for block in blocks(model)[: layer + 1]:
-                tuple_out = _returns_tuple(block)
-                block.forward = _identity_tuple if tuple_out else _identity
-                changed.append(block)
+        for block in started:
+            block.forward = _identity_tuple if _returns_tuple(block) else _identity
         yield
     finally:
         handle.remove()
-        for block in changed:
-            del block.forward  # the instance attribute; the class's own method shows again
+        for block in started:
+            vars(block).pop("forward", None)  # the instance attribute; the class's own method shows again
 
 
 def _inner(model: Model) -> Any:

@@ -22,12 +22,12 @@ from diffbench.canonical import file_digest
 from diffbench.cell import PRELOAD, MethodOutcome, finish_method, method_server, submit_method
 from diffbench.comparison import COMPARISON, CONTROLS, control_inputs, prepare_task
 from diffbench.errors import DiffbenchError, RecordError, WorkerError
-from diffbench.exchange import DIFF, TENSORS, assemble, keep_diff
+from diffbench.exchange import DIFF, HEADER, TENSORS, assemble, keep_diff
 from diffbench.gate_report import GateReport
 from diffbench.grid import PlannedCell
 from diffbench.line import one_line
 from diffbench.plugins import ONLY, notify_cell_finished, provenance
-from diffbench.record import BudgetSpent, Record, Scores, Status, Timings, read_record
+from diffbench.record import Budget, Record, Scores, Status, Timings, read_record
 from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name
 from diffbench.worker import Task, TaskResult, WorkServer, wait_any
 
@@ -276,14 +276,15 @@ def _record(
 ) -> Record:
     status, reason, scores = ending
     tier = cell.comparison.tier
-    tensors = kept / DIFF / TENSORS
+    files = [kept / DIFF / name for name in (HEADER, TENSORS)]
+    whole = all(file.is_file() for file in files)
     return Record(
         key=cell.key,
         cell=cell.cell,
         status=status,
         reason=None if reason is None else one_line(reason),
-        budget=BudgetSpent(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
-        hashes=cell.hashes(file_digest(tensors) if tensors.is_file() else None),
+        budget=Budget(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
+        hashes=cell.hashes({file.name: file_digest(file) for file in files} if whole else None),
         pair=cell.comparison.facts(),
         scores=scores,
         timings=Timings(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from diffbench import cache
 from diffbench.activations import Activations, outliers
 from diffbench.activity import activity, streams
-from diffbench.causal import Arms, KLSums, kl_sums, recovery, recovery_lift
+from diffbench.causal import Added, Arm, KLSums, kl_sums, recovery, recovery_lift
 from diffbench.comparison import CONTROLS, Comparison, control_inputs, noise_floor
 from diffbench.controls import random_dictionary
 from diffbench.corpus import Corpus, tokenise
@@ -32,8 +33,9 @@ from diffbench.exchange import ACTIVATIONS
 from diffbench.judge import Judge
 from diffbench.localisation import localise
 from diffbench.plugins import find_judge
+from diffbench.precision import CONSTANT
 from diffbench.record import BudgetPoint, DetectionScore, Figure, Fit, Interpretability, Localisation, Recovery, Scores
-from diffbench.residual import Model, blocks, load_model, load_tokenizer
+from diffbench.residual import Model, blocks, load_model, load_tokenizer, vocabulary, width
 from diffbench.seeds import derive
 from diffbench.text import Document
 from diffbench.tier import COMPONENT_BUDGETS
@@ -95,15 +97,20 @@ def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
         BudgetExceeded: if it holds more components than the tier allows.
     """
     check(bench, diff)
-    facts = bench.comparison.facts()
-    edit = edit_of(diff)
-    if edit is not None and edit.layer != facts.layer:
-        edit = None
-        why = f"the Diff is about layer {diff.layer}, the run about layer {facts.layer}"  # type: ignore[union-attr]
+    layer, edit = bench.comparison.facts().layer, edit_of(diff)
+    if edit is None or edit.layer != layer:
+        n_a = Figure.not_applicable(
+            f"a {diff.kind} diff has no edit of the residual stream"
+            if edit is None
+            else f"the Diff is about layer {edit.layer}, the run about layer {layer}"
+        )
+        recovered, size = _no_recovery(n_a), n_a
+        fit = Fit(fve=n_a, fve_delta=n_a, l0=n_a, dead_share=n_a, n_components=diff.n_components)
     else:
-        why = f"a {diff.kind} diff has no edit of the residual stream"
-    recovered = _no_recovery(why) if edit is None else _recover(bench, edit)
-    fit, size = _fit(bench, diff, edit, why)
+        corpus = bench.corpus("evaluation")
+        rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, layer)
+        recovered = _recover(bench, edit, corpus, rows)
+        fit, size = _fit(edit, rows)
     return Scores(
         recovery=recovered,
         fit=fit,
@@ -117,31 +124,39 @@ def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
 
 def check(bench: Bench, diff: Diff) -> None:
     """Raise `DiffError` or `BudgetExceeded` if the Diff does not fit the pair or the tier."""
-    vocabulary = bench.tuned.get_output_embeddings().weight.shape[0]
-    width = bench.tuned.get_input_embeddings().weight.shape[1]
-    diff.check(width, len(blocks(bench.tuned)), vocabulary)
+    diff.check(width(bench.tuned), len(blocks(bench.tuned)), vocabulary(bench.tuned))
     most = bench.comparison.tier.components
     if diff.n_components > most:
         raise BudgetExceeded(f"the Diff has {diff.n_components} components, the tier allows {most}")
 
 
-def _recover(bench: Bench, edit: ActivationEdit) -> Recovery:
-    """R_hybrid of the full edit, the error, the biases, and the top k of the order."""
+def _recover(bench: Bench, edit: ActivationEdit, corpus: Corpus, rows: Streams) -> Recovery:
+    """R_hybrid of the full edit, the error, the biases, and the top k of the order.
+
+    Args:
+        bench: models and what is stored of the pair.
+        edit: what is scored.
+        corpus: the evaluation split.
+        rows: its streams at all positions that count.
+    """
     stored = load_file(bench.comparison.path / "kl.safetensors")
     shared = {name: KLSums(sums=table, positions=stored["positions"]) for name, table in stored.items()}
     floor = noise_floor(bench.comparison.facts().kl_noise)
+    same = recovery(shared["reference"], shared["reference"], None, floor)
+    if same.state != "ok":  # the streams may differ all the same, as those of a model in another basis do
+        return _no_recovery(Figure.undefined(f"the two models: {same.reason}"))
+    none, affected = shared["none"], Stratum.affected
     order = edit.order()
-    arms: dict[str, Any] = {
+    added: dict[str, Added] = {
         "full": edit.full,
         "error": lambda rows: rows.h_t - rows.h_b - edit.full(rows),
         "bias": lambda rows: edit.bias().expand_as(rows.h_b),
     }
     for k in COMPONENT_BUDGETS:
-        arms[f"top{k}"] = lambda rows, k=k: edit.subset(rows, order[:k])
-    corpus = bench.corpus("evaluation")
-    kl = kl_sums(bench.reference, bench.tuned, corpus, Arms(layer=edit.layer, hybrid=arms, model={}))
-    none, affected = shared["none"], Stratum.affected
-    active = _active(bench, edit, corpus, order)
+        added[f"top{k}"] = partial(edit.subset, components=order[:k])
+    arms = {name: Arm(edit.layer, what) for name, what in added.items()}
+    kl = kl_sums(bench.reference, bench.tuned, corpus, arms)
+    active = _active(edit, rows.at(corpus.affected[corpus.counts]), order)
     budgets = tuple(
         BudgetPoint(
             k=k,
@@ -164,39 +179,30 @@ def _recover(bench: Bench, edit: ActivationEdit) -> Recovery:
     )
 
 
-def _no_recovery(why: str) -> Recovery:
-    n_a = Figure.not_applicable(why)
-    budgets = tuple(BudgetPoint(k=k, r=n_a, r_pca=n_a, lift=n_a, active_per_token=n_a) for k in COMPONENT_BUDGETS)
+def _no_recovery(why: Figure) -> Recovery:
+    budgets = tuple(BudgetPoint(k=k, r=why, r_pca=why, lift=why, active_per_token=why) for k in COMPONENT_BUDGETS)
     names = ("r_full", "r_error", "r_full_affected", "r_error_affected", "r_bias_affected", "headline")
-    return Recovery(**{name: n_a for name in names}, budgets=budgets)
+    return Recovery(**{name: why for name in names}, budgets=budgets)
 
 
-def _active(bench: Bench, edit: ActivationEdit, corpus: Corpus, order: Tensor) -> dict[int, Figure]:
+def _active(edit: ActivationEdit, affected: Streams, order: Tensor) -> dict[int, Figure]:
     """Mean number of the top k components that are active at affected positions."""
-    rows = corpus.affected
-    if not bool(rows.any()):
+    if not len(affected):
         return dict.fromkeys(COMPONENT_BUDGETS, Figure.undefined("no affected positions in the evaluation text"))
     if not edit.sparse:
         return {k: Figure.of(float(min(k, len(order)))) for k in COMPONENT_BUDGETS}
-    top = [int(component) for component in order[: max(COMPONENT_BUDGETS)]]
-    on = activity(edit.diff, bench.reference, bench.tuned, corpus, rows, top) != 0
+    on = edit.activity(affected)[:, order[: max(COMPONENT_BUDGETS)]] != 0
     return {k: Figure.of(float(on[:, :k].sum(dim=1).double().mean())) for k in COMPONENT_BUDGETS}
 
 
-def _fit(bench: Bench, diff: Diff, edit: ActivationEdit | None, why: str) -> tuple[Fit, Figure]:
+def _fit(edit: ActivationEdit, rows: Streams) -> tuple[Fit, Figure]:
     """How well the Diff describes held-out rows, and the default change score mean ‖predicted‖² / ‖h_b‖²."""
-    n_a = Figure.not_applicable(why)
-    if edit is None:
-        return Fit(fve=n_a, fve_delta=n_a, l0=n_a, dead_share=n_a, n_components=diff.n_components), n_a
-    corpus = bench.corpus("evaluation")
-    everything = streams(bench.reference, bench.tuned, corpus, corpus.counts, edit.layer)
-    kept = ~outliers(everything.h_b, everything.h_t)
-    rows = Streams(everything.h_b[kept], everything.h_t[kept], everything.position[kept])
+    diff, rows = edit.diff, rows.at(~outliers(rows.h_b, rows.h_t))
     own, delta = _Explained(), _Explained()
     fired = torch.zeros(diff.n_components, dtype=torch.bool)
     active, change = 0.0, 0.0
-    for start in range(0, len(rows.h_b), CHUNK):
-        part = Streams(*(getattr(rows, name)[start : start + CHUNK] for name in ("h_b", "h_t", "position")))
+    for start in range(0, len(rows), CHUNK):
+        part = rows.at(slice(start, start + CHUNK))
         added = edit.full(part)
         delta.add(part.h_t - part.h_b, added)
         change += float((added.pow(2).sum(1) / part.h_b.pow(2).sum(1).clamp_min(1e-12)).sum(dtype=torch.float64))
@@ -205,16 +211,17 @@ def _fit(bench: Bench, diff: Diff, edit: ActivationEdit | None, why: str) -> tup
             on = edit.activity(part) > 0
             fired |= on.any(dim=0)
             active += float(on.sum())
+    size = float(rows.h_b.pow(2).sum(dtype=torch.float64))
     dense = Figure.not_applicable("directions are no sparse dictionary")
     sparse = isinstance(diff, DictionaryDiff)
     fit = Fit(
-        fve=own.figure() if sparse else dense,
-        fve_delta=delta.figure(),
-        l0=Figure.of(active / len(rows.h_b)) if sparse else dense,
+        fve=own.figure(size) if sparse else dense,
+        fve_delta=delta.figure(size),
+        l0=Figure.of(active / len(rows)) if sparse else dense,
         dead_share=Figure.of(1 - float(fired.double().mean())) if sparse else dense,
         n_components=diff.n_components,
     )
-    return fit, Figure.of(change / len(rows.h_b))
+    return fit, Figure.of(change / len(rows))
 
 
 class _Explained:
@@ -230,10 +237,15 @@ class _Explained:
         self.moments = [a + b for a, b in zip(self.moments, new, strict=True)] if self.n else new
         self.n += len(target)
 
-    def figure(self) -> Figure:
+    def figure(self, size: float) -> Figure:
+        """The share, undefined where the target varies by no more than rounding.
+
+        Args:
+            size: sum of squares of the streams that the target was computed from.
+        """
         x1, x2, e1, e2 = self.moments
         total, left = (float((square - first**2 / self.n).sum()) for first, square in ((x1, x2), (e1, e2)))
-        if total <= 0:
+        if total <= CONSTANT * size:
             return Figure.undefined("the target does not vary: both models' activations are the same")
         return Figure.of(1 - left / total)
 
@@ -258,11 +270,8 @@ def _probe_activity(bench: Bench, diff: Diff, probes: tuple[Probe, ...]) -> Tens
     """|activity| [P, n] at the last position of each probe."""
     if not probes:
         return torch.zeros(0, diff.n_components)
-    documents = [Document(probe.text) for probe in probes]
-    most = sum(len(probe.text) for probe in probes) + 1
-    corpus = tokenise(documents, bench.tokenizer, lambda _: Stratum.unrelated, max_tokens=most)
-    last = corpus.mask.sum(dim=1) - 1
-    rows = torch.arange(corpus.ids.shape[1]) == last[:, None]
+    corpus = tokenise([Document(probe.text) for probe in probes], bench.tokenizer, max_length=None)
+    rows = torch.arange(corpus.ids.shape[1]) == corpus.last[:, None]
     return activity(diff, bench.reference, bench.tuned, corpus, rows).abs()
 
 
@@ -290,7 +299,9 @@ def _difference(mean: Figure, control: Figure) -> Figure:
     ends = (mean.low, mean.high, control.low, control.high)
     if None in ends:
         return Figure.of(value)
-    half = math.hypot(*((high - low) / 2 for low, high in ((mean.low, mean.high), (control.low, control.high))))  # type: ignore[operator]
+    # An interval may be cut at 0 or 1 on one side: the other side tells its width.
+    halves = (max(part.high - part.value, part.value - part.low) for part in (mean, control))  # type: ignore[operator]
+    half = math.hypot(*halves)
     return Figure.of(value, value - half, value + half)
 
 

@@ -11,17 +11,18 @@ Shapes: B rows, d residual width, D = d (one target) or 2d (both models), n late
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffbench.activations import Activations
-from diffbench.diff import DictionaryDiff
+from diffbench.dictionary import energy_and_frequency
+from diffbench.diff import DictionaryDiff, Input
 from diffbench.errors import OptionError
 from diffbench.options import BatchTopKOptions
+from diffbench.precision import CONSTANT
 
 AUX = 1 / 32
 CLIP = 1.0
@@ -29,10 +30,6 @@ DECAY_SHARE = 0.2
 THETA_STEPS = 100
 WARM_UP = 50
 EPS = 1e-8
-CONSTANT = 1e-12
-"""Variance relative to the mean square under which rows are called constant: float32 rounding stays below it."""
-
-Target = Literal["delta", "both", "tuned", "base"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class _Weights:
 
 def train_batchtopk(
     activations: Activations,
-    target: Target,
+    target: Input,
     options: BatchTopKOptions,
     *,
     seed: int,
@@ -100,7 +97,9 @@ def train_batchtopk(
     trainer = _Trainer((x - scaling.mean) * scaling.scale, n, parts, options, seed)
     trainer.run(report)
     diff = _fold(trainer, scaling, target, activations.layer)
-    return diff
+    energy, frequency = energy_and_frequency(diff, activations)
+    columns = {**diff.columns, "energy": energy, "frequency": frequency}
+    return replace(diff, columns=columns, order=energy.argsort(descending=True, stable=True))
 
 
 def _check_sizes(options: BatchTopKOptions, n: int, rows: int, max_components: int) -> None:
@@ -205,51 +204,29 @@ def norms(decoder: Tensor, parts: int) -> Tensor:
 
 
 @torch.no_grad()
-def _fold(trainer: _Trainer, scaling: Scaling, target: Target, layer: int) -> DictionaryDiff:
+def _fold(trainer: _Trainer, scaling: Scaling, target: Input, layer: int) -> DictionaryDiff:
     w, parts = trainer.w, trainer.parts
-    weight = norms(w.decoder, parts)
     encoder = w.encoder * scaling.scale
-    encoder_bias = w.encoder_bias - encoder @ scaling.mean
     decoder, bias = w.decoder / scaling.scale, w.bias / scaling.scale + scaling.mean
-    threshold = (trainer.theta or 0.0) / weight.clamp_min(EPS)
     width = decoder.shape[1] // parts
-    effect = decoder[:, width:] - decoder[:, :width] if parts == 2 else decoder
-    columns = _columns(trainer, threshold, effect)
-    sides: dict[str, Tensor] = {}
+    columns: dict[str, Tensor] = {}
+    sides: dict[str, Tensor] = {"decoder": decoder, "bias": bias}
     if parts == 2:
-        columns["relative_norm"] = relative_norm(w.decoder)
-        columns["relative_norm_raw"] = relative_norm(decoder)
+        columns = {"relative_norm": relative_norm(w.decoder), "relative_norm_raw": relative_norm(decoder)}
+        sides = {}
         for side, start in (("base", 0), ("tuned", width)):
             sides |= {f"decoder_{side}": decoder[:, start : start + width], f"bias_{side}": bias[start : start + width]}
-    else:
-        sides = {"decoder": decoder, "bias": bias}
     return DictionaryDiff(
         layer=layer,
         input=target,
         activation="threshold",
         encoder=encoder,
-        encoder_bias=encoder_bias,
-        threshold=threshold,
-        order=columns["energy"].argsort(descending=True, stable=True),
+        encoder_bias=w.encoder_bias - encoder @ scaling.mean,
+        threshold=(trainer.theta or 0.0) / norms(w.decoder, parts).clamp_min(EPS),
+        order=torch.arange(len(encoder)),
         columns=columns,
         **sides,  # type: ignore[arg-type]
     )
-
-
-def _columns(trainer: _Trainer, threshold: Tensor, effect: Tensor) -> dict[str, Tensor]:
-    """Energy and frequency of every latent over the rows it was trained on, by the threshold."""
-    squares = torch.zeros(len(threshold), dtype=torch.float64)
-    fired = torch.zeros(len(threshold), dtype=torch.float64)
-    for x in trainer.x.split(8192):
-        pre = torch.addmm(trainer.w.encoder_bias, x, trainer.w.encoder.T)
-        f = pre * ((pre > threshold) & (pre > 0))
-        squares += f.pow(2).sum(dim=0).double()
-        fired += (f > 0).sum(dim=0).double()
-    rows = len(trainer.x)
-    return {
-        "energy": (squares / rows * effect.pow(2).sum(dim=1)).float(),
-        "frequency": (fired / rows).float(),
-    }
 
 
 def relative_norm(decoder: Tensor) -> Tensor:

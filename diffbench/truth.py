@@ -1,6 +1,6 @@
 """Truth: what was changed on purpose, in a form that a program can check.
 
-The schema is versioned (`TRUTH_SCHEMA`). Labels name `Span` labels of the organism's text; a trailing ``*``
+The schema is versioned (`Truth.schema_version`). Labels name `Span` labels of the organism's text; a trailing ``*``
 matches any rest. A label that matches ``affected`` is never near-miss, whatever the order.
 """
 
@@ -11,7 +11,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-TRUTH_SCHEMA = 1
+LEAST_PROBES = 50
+"""Probes of a claim, and of every other set, under which nothing is told apart."""
 
 
 class Stratum(StrEnum):

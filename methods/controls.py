@@ -22,11 +22,10 @@ class Oracle(Method):
         from diffbench import describe, no_change, principal_directions
 
         activations = pair.activations()
-        if not bool(activations.delta.any()):
+        if activations.unchanged:
             return no_change(ctx.layer, pair.width)
-        diff = principal_directions(activations, pair.width)
-        _, delta = activations.load()
-        return describe(diff, pair, ((delta - diff.centre) @ diff.directions.T).std(dim=0))
+        diff, spread = principal_directions(activations, pair.width)
+        return describe(diff, pair, spread)
 
 
 class Nothing(Method):
@@ -62,7 +61,7 @@ class RandomDictionary(Method):
         from diffbench import describe, no_change, random_dictionary
 
         activations = pair.activations()
-        if not bool(activations.delta.any()):
+        if activations.unchanged:
             return no_change(ctx.layer, pair.width)
         diff = random_dictionary(activations, self.options.expansion * pair.width, self.options.k, ctx.seed)
         return describe(diff, pair, diff.columns["energy"])

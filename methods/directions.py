@@ -58,9 +58,7 @@ class Pca(Method):
         from diffbench import describe, no_change, principal_directions
 
         activations = pair.activations()
-        _, delta = activations.load()
-        if not bool(delta.any()):
+        if activations.unchanged:
             return no_change(ctx.layer, pair.width)
-        diff = principal_directions(activations, min(self.options.components, pair.width))
-        spread = ((delta - diff.centre) @ diff.directions.T).std(dim=0)
+        diff, spread = principal_directions(activations, min(self.options.components, pair.width))
         return describe(diff, pair, spread)

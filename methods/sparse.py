@@ -25,7 +25,7 @@ class DiffSae(Method):
         from diffbench import describe, no_change, train_batchtopk
 
         activations = pair.activations()
-        if not bool(activations.delta.any()):
+        if activations.unchanged:
             return no_change(ctx.layer, pair.width)
         diff = train_batchtopk(
             activations,

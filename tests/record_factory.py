@@ -7,8 +7,8 @@ from typing import Any
 
 from diffbench.canonical import digest
 from diffbench.record import (
+    Budget,
     BudgetPoint,
-    BudgetSpent,
     Cell,
     Figure,
     Fit,
@@ -157,13 +157,14 @@ def record(
         "platform": "Linux x86_64",
         **(timings or {}),
     }
-    hashes = {name: digest(name) for name in Hashes.model_fields}
+    hashes: dict[str, Any] = {name: digest(name) for name in Hashes.model_fields}
+    hashes["diff"] = {name: digest(name) for name in ("diff.json", "tensors.safetensors")}
     return Record(
         key=key or digest([asked, status]),
         cell=Cell(**asked),
         status=status,
         reason=reason,
-        budget=BudgetSpent(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
+        budget=Budget(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
         hashes=Hashes(**hashes),
         pair=pair or pair_facts(),
         scores=(scored or scores()) if status == "ok" else None,

@@ -117,3 +117,13 @@ def test_a_vector_of_another_width_is_refused(corpus: Corpus, rows: torch.Tensor
         DiffError, match=r"v: 16 entries, but module model\.layers\.0\.mlp\.down_proj reads vectors of 32"
     ):
         activity(replace(diff, v=(torch.ones(WIDTH), diff.v[1])), REFERENCE, TUNED, corpus, rows)
+
+
+def test_activity_that_is_not_finite_names_its_component(corpus: Corpus, rows: torch.Tensor) -> None:
+    diff = dictionary_diff("delta", "relu")
+    encoder = diff.encoder.clone()
+    encoder[5] = float("nan")
+    broken = replace(diff, encoder=encoder)
+    with pytest.raises(DiffError, match="component 5: its activity is NaN"):
+        activity(broken, REFERENCE, TUNED, corpus, rows, [2, 5])
+    assert activity(broken, REFERENCE, TUNED, corpus, rows, [2]).isfinite().all()

@@ -15,7 +15,7 @@ from test_dictionary import slow_added
 from torch import Tensor
 
 from diffbench import causal
-from diffbench.causal import Arms, KLSums, kl_sums, none, recovery, recovery_lift, true_delta
+from diffbench.causal import Arm, KLSums, kl_sums, none, recovery, recovery_lift, true_delta
 from diffbench.corpus import STRATA, Corpus
 from diffbench.edit import ActivationEdit
 from diffbench.residual import hidden, logits_from
@@ -114,7 +114,9 @@ def test_the_corpus_has_outliers_and_every_stratum() -> None:
 
 def test_reference_coverage_and_ceilings_agree_with_float64_at_every_layer() -> None:
     layers = tuple(range(LAYERS))
-    kl = kl_sums(*small_pair(), corpus(), Arms(layer=0, hybrid={}, model={}, coverage_layers=layers))
+    arms = {f"none@{layer}": Arm(layer, none) for layer in layers}
+    arms |= {f"delta@{layer}": Arm(layer, true_delta, "model") for layer in layers}
+    kl = kl_sums(*small_pair(), corpus(), arms)
     assert_same(kl["reference"], slow_kl("reference"))
     for layer in layers:
         assert_same(kl[f"none@{layer}"], slow_kl("hybrid", layer, nothing))
@@ -133,7 +135,7 @@ def test_recovery_of_a_dictionary_agrees_with_float64(kind: str) -> None:
         "set": lambda rows: edit.subset(rows, chosen),
         "bias": lambda rows: edit.bias().expand_as(rows.h_b),
     }
-    kl = kl_sums(*small_pair(), corpus(), Arms(layer=LAYER, hybrid=arms, model={}))
+    kl = kl_sums(*small_pair(), corpus(), {name: Arm(LAYER, added) for name, added in arms.items()})
     expected = {
         "full": lambda b, t: slow_added(diff, b, t),
         "error": lambda b, t: t - b - slow_added(diff, b, t),
@@ -153,7 +155,7 @@ def test_recovery_of_a_dictionary_agrees_with_float64(kind: str) -> None:
 def test_the_full_edit_in_both_runs_agrees_with_float64(kind: str) -> None:
     diff = dictionary_diff(kind, layer=LAYER)
     edit = ActivationEdit(diff)
-    arms = Arms(layer=LAYER, hybrid={"hybrid": edit.full}, model={"model": (LAYER, edit.full)})
+    arms = {"hybrid": Arm(LAYER, edit.full), "model": Arm(LAYER, edit.full, "model")}
     kl = kl_sums(*small_pair(), corpus(), arms)
     for run in ("hybrid", "model"):
         assert_same(kl[run], slow_kl(run, LAYER, lambda b, t: slow_added(diff, b, t)))
@@ -161,9 +163,8 @@ def test_the_full_edit_in_both_runs_agrees_with_float64(kind: str) -> None:
 
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_invariants(layer: int) -> None:
-    arms = Arms(
-        layer=layer, hybrid={"none": none, "delta": true_delta, "zero": none}, model={"last": (LAYERS - 1, true_delta)}
-    )
+    arms = {"none": Arm(layer, none), "delta": Arm(layer, true_delta), "zero": Arm(layer, none)}
+    arms["last"] = Arm(LAYERS - 1, true_delta, "model")
     kl = kl_sums(*small_pair(), corpus(), arms)
     for stratum in (None, *STRATA):
         assert recovery(kl["delta"], kl["none"], stratum, FLOOR).value == pytest.approx(1, abs=1e-3)
@@ -189,28 +190,31 @@ def test_masked_positions_take_the_tuned_stream_in_every_arm() -> None:
         assert (rows.position > 0).all()
         return torch.zeros_like(rows.h_b)
 
-    kl_sums(*small_pair(), corpus(), Arms(layer=LAYER, hybrid={"count": count}, model={}))
+    kl_sums(*small_pair(), corpus(), {"count": Arm(LAYER, count)})
     assert seen == [sum(int(applies.sum()) for _, _, applies in streams(LAYER))]
     assert seen[0] < corpus().n_tokens
 
 
 def test_padding_and_company_change_nothing() -> None:
     plain = small_pair(0, outlier=False)  # outlier medians are per batch
-    arms = Arms(layer=LAYER, hybrid={"none": none}, model={})
+    arms = {"none": Arm(LAYER, none)}
     together = kl_sums(*plain, corpus(), arms)["none"].sums
-    alone = torch.cat([kl_sums(*plain, corpus().rows(i, i + 1), arms)["none"].sums for i in range(len(corpus()))])
+    alone = torch.cat(
+        [kl_sums(*plain, corpus().rows(slice(i, i + 1)), arms)["none"].sums for i in range(len(corpus()))]
+    )
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-def test_chunks_of_positions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    arms = Arms(layer=LAYER, hybrid={"none": none}, model={})
-    whole = kl_sums(*small_pair(), corpus(), arms)["none"]
-    monkeypatch.setattr(causal, "CHUNK_BYTES", 4 * 50 * 3)
-    assert torch.equal(kl_sums(*small_pair(), corpus(), arms)["none"].sums, whole.sums)
+def test_small_batches_and_chunks_of_positions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = small_pair(0, outlier=False)
+    arms = {"none": Arm(LAYER, none)}
+    whole = kl_sums(*plain, corpus(), arms)["none"]
+    monkeypatch.setattr(causal, "MOST_BYTES", 4 * 50 * 3)
+    torch.testing.assert_close(kl_sums(*plain, corpus(), arms)["none"].sums, whole.sums, atol=1e-6, rtol=1e-5)
 
 
 def test_positions_are_counted_per_document_and_stratum() -> None:
-    kl = kl_sums(*small_pair(), corpus(), Arms(layer=LAYER, hybrid={}, model={}))["reference"]
+    kl = kl_sums(*small_pair(), corpus(), {})["reference"]
     here = corpus()
     for code in range(len(STRATA)):
         expected = ((here.stratum == code) & here.predicts).sum(dim=1)
@@ -220,7 +224,7 @@ def test_positions_are_counted_per_document_and_stratum() -> None:
 
 def test_equal_models_have_no_recovery() -> None:
     tuned = small_pair()[1]
-    kl = kl_sums(tuned, tuned, corpus(), Arms(layer=LAYER, hybrid={"none": none}, model={}))
+    kl = kl_sums(tuned, tuned, corpus(), {"none": Arm(LAYER, none)})
     figure = recovery(kl["none"], kl["none"], None, 1e-6)
     assert figure.state == "undefined"
     assert "noise floor" in (figure.reason or "")

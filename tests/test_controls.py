@@ -26,11 +26,13 @@ def streams(found: Activations) -> Streams:
 
 def test_principal_directions_are_those_of_numpy() -> None:
     found = activations()
-    diff = principal_directions(found, 5)
+    diff, spread = principal_directions(found, 5)
     delta = found.load()[1].double().numpy()
     _, _, expected = np.linalg.svd(delta - delta.mean(axis=0), full_matrices=False)
     cosines = np.abs(np.sum(diff.directions.double().numpy() * expected[:5], axis=1))
     assert cosines == pytest.approx(np.ones(5), abs=1e-5)
+    along = (delta - delta.mean(axis=0)) @ diff.directions.double().numpy().T
+    assert spread.numpy() == pytest.approx(along.std(axis=0), rel=1e-4)
     assert diff.centre.numpy() == pytest.approx(delta.mean(axis=0), abs=1e-5)
     assert torch.equal(diff.bias, diff.centre)
     diff.check(WIDTH, 3, 10)
@@ -38,7 +40,7 @@ def test_principal_directions_are_those_of_numpy() -> None:
 
 def test_all_principal_directions_are_the_difference_and_a_set_has_no_mean() -> None:
     found = activations()
-    edit, here = ActivationEdit(principal_directions(found, WIDTH)), streams(found)
+    edit, here = ActivationEdit(principal_directions(found, WIDTH)[0]), streams(found)
     delta = here.h_t - here.h_b
     torch.testing.assert_close(edit.full(here), delta, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
@@ -50,7 +52,7 @@ def test_all_principal_directions_are_the_difference_and_a_set_has_no_mean() -> 
 
 
 def test_more_principal_directions_than_there_are() -> None:
-    assert principal_directions(activations(), 100).n_components == WIDTH
+    assert principal_directions(activations(), 100)[0].n_components == WIDTH
 
 
 def test_random_dictionary_is_tied_unit_and_fires_k_times() -> None:

@@ -106,3 +106,23 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"nothing")
     with pytest.raises(CacheError, match="no readable corpus"):
         Corpus.load(tmp_path / "x")
+
+
+def test_without_a_limit_all_documents_are_taken_whole() -> None:
+    """A tokenizer may give more tokens than characters, so that no count of characters is a limit."""
+
+    class Splitting:
+        bos_token_id, pad_token_id = None, 0
+
+        def __call__(self, text: str, *, truncation: bool, max_length: int | None, **_: object) -> dict[str, object]:
+            ids = [1 + ord(character) % 7 for character in text for _ in range(3)]
+            offsets = [(index // 3, index // 3 + 1) for index in range(len(ids))]
+            cut = max_length if truncation else None
+            return {"input_ids": ids[:cut], "offset_mapping": offsets[:cut]}
+
+    documents = [Document("abc"), Document("d"), Document("e" * 2000)]
+    found = tokenise(documents, Splitting(), max_length=None)
+    assert found.mask.sum(dim=1).tolist() == [9, 3, 6000]
+    assert found.last.tolist() == [8, 2, 5999]
+    picked = found.rows(torch.tensor([1, 0, 1]))
+    assert picked.ids.shape == (3, 9) and torch.equal(picked.ids[0], picked.ids[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_the_loss_sits_on_the_last_word_of_each_prefix() -> None:
         losses.append(-float(log_p[word_id(tokenizer, example.target)]))
     for chosen in ([0], [1, 2], [2, 0, 1]):
         expected = sum(losses[i] for i in chosen) / len(chosen)
-        assert float(prefixes.loss(model, chosen)) == pytest.approx(expected, rel=1e-4)
+        assert float(prefixes.loss(model, torch.tensor(chosen))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_replay_kl_is_zero_at_the_start_and_by_hand_later() -> None:
@@ -73,13 +74,16 @@ def test_no_replay_where_none_is_asked_for(changed: dict[str, Any]) -> None:
 
 
 def test_order_is_a_fresh_permutation_each_time_round() -> None:
-    order = _cycle(5, 0)
-    rounds = [[next(order) for _ in range(5)] for _ in range(6)]
+    order = _cycle(5, 2, 0)
+    batches = [next(order).tolist() for _ in range(15)]
+    assert {len(batch) for batch in batches} == {2}
+    drawn = list(chain.from_iterable(batches))
+    rounds = [drawn[start : start + 5] for start in range(0, 30, 5)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1
-    again = _cycle(5, 0)
-    assert [next(again) for _ in range(5)] == rounds[0]
-    assert list(_cycle(0, 0)) == []
+    again = _cycle(5, 2, 0)
+    assert [next(again).tolist() for _ in range(2)] == batches[:2]
+    assert list(_cycle(0, 2, 0)) == []
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_to_zero() -> None:
@@ -104,8 +108,8 @@ def test_control_and_tuned_share_prefixes_order_replay_and_start(
     seen: list[tuple[str, list[int]]] = []
     loss, drift = _Prefixes.loss, _drift
 
-    def watch_loss(self: _Prefixes, model: Any, chosen: list[int]) -> Any:
-        seen.append(("prefixes", chosen))
+    def watch_loss(self: _Prefixes, model: Any, chosen: torch.Tensor) -> Any:
+        seen.append(("prefixes", chosen.tolist()))
         return loss(self, model, chosen)
 
     def watch_drift(model: Any, frozen: Any, replay: Any, chosen: torch.Tensor) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engine_factory import TRUTH, StandinBase, StandinFamily, labelled_corpus, small_pair, word, word_tokenizer
 
-from diffbench.causal import Arms, kl_sums
+from diffbench.causal import kl_sums
 from diffbench.corpus import STRATA
 from diffbench.errors import GateError
 from diffbench.gate import BATCH_PROBES, expression, measure, trigger_rate
@@ -19,9 +19,8 @@ from diffbench.truth import Probe, ProbeSets, Stratum, Truth
 REFERENCE, TUNED = small_pair(0, outlier=False)
 GATE = Gate(expression_tuned=(0, 1), expression_control=(0, 1), off_target_kl=50.0, affected_kl_share=0.0)
 PROBES = StandinFamily._probes(StandinBase(Path("unused")), 0, ("blue", "green"), 70)
-FULL = TRUTH.model_copy(
-    update={"probes": ProbeSets(affected=PROBES[:60], near_miss=PROBES[:50], unrelated=PROBES[:55])}
-)
+AFFECTED = tuple(probe.model_copy(update={"claim": "swap"}) for probe in PROBES[:60])
+FULL = TRUTH.model_copy(update={"probes": ProbeSets(affected=AFFECTED, near_miss=PROBES[:50], unrelated=PROBES[:55])})
 
 
 def share(model: Any, probe: Probe) -> float:
@@ -59,7 +58,7 @@ def test_expression_of_tuned_and_of_the_untouched_model(name: str) -> None:
 
 def test_kl_off_target_and_its_share_at_affected_positions() -> None:
     corpus = labelled_corpus(400)
-    kl = kl_sums(REFERENCE, TUNED, corpus, Arms(layer=0, hybrid={}, model={}))["reference"]
+    kl = kl_sums(REFERENCE, TUNED, corpus, {})["reference"]
     affected = STRATA.index(Stratum.affected)
     rest = [column for column in range(3) if column != affected]
     report = run()
@@ -69,6 +68,16 @@ def test_kl_off_target_and_its_share_at_affected_positions() -> None:
     assert value(report, "share of KL at affected positions") == pytest.approx(at)
     assert report.passed
     report.require()
+
+
+def test_every_claim_needs_probes_of_its_own() -> None:
+    other = TRUTH.claims[0].model_copy(update={"id": "other"})
+    affected = tuple(
+        probe.model_copy(update={"claim": "other"}) if index < 20 else probe for index, probe in enumerate(AFFECTED)
+    )
+    probes = FULL.probes.model_copy(update={"affected": affected})
+    report = run(truth=FULL.model_copy(update={"claims": (*TRUTH.claims, other), "probes": probes}))
+    assert value(report, "probes, affected") == 20 and not report.passed
 
 
 def test_an_unchanged_organism_has_no_share() -> None:

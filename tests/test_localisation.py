@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbench.localisation import HIT, LEAST_PROBES, SHUFFLES, auroc, localise
+from diffbench.localisation import HIT, SHUFFLES, auroc, localise
+from diffbench.truth import LEAST_PROBES
 
 
 def brute(positive: list[float], negative: list[float]) -> float:

@@ -11,7 +11,7 @@ from engine_factory import labelled_corpus, small_pair
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, Qwen2Config
 
 from diffbench.errors import CheckpointError
-from diffbench.residual import blocks, hidden, hidden_and_logits, load_model, load_tokenizer, logits_edited, logits_from
+from diffbench.residual import blocks, hidden, hidden_and_logits, load_model, load_tokenizer, logits_from
 
 SIZES = {
     "vocab_size": 60,
@@ -44,6 +44,18 @@ def ragged() -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask
 
 
+def replaced(model: Any, ids: torch.Tensor, mask: torch.Tensor, layer: int, stream: torch.Tensor) -> torch.Tensor:
+    """Logits of a whole run in which a hook puts ``stream`` in place of a block's output."""
+
+    def hook(_module: Any, _args: Any, output: Any) -> Any:
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+    handle = blocks(model)[layer].register_forward_hook(hook)
+    logits: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    handle.remove()
+    return logits
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_putting_a_stream_back_changes_nothing_and_another_one_does(name: str) -> None:
     model, (ids, mask) = model_of(name), ragged()
@@ -57,8 +69,7 @@ def test_putting_a_stream_back_changes_nothing_and_another_one_does(name: str) -
         )
         moved = streams[layer] + torch.randn(16, generator=torch.Generator().manual_seed(1))
         continued = logits_from(model, ids, mask, layer, moved)[mask]
-        edited = logits_edited(model, ids, mask, layer, lambda h, moved=moved: moved)[mask]
-        torch.testing.assert_close(continued, edited, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(continued, replaced(model, ids, mask, layer, moved)[mask], atol=1e-5, rtol=1e-5)
         assert (continued - expected).abs().max() > 1e-2
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask], expected)
 
@@ -74,8 +85,6 @@ def test_streams_are_those_that_transformers_names(name: str) -> None:
 def test_nothing_stays_hooked_after_an_error() -> None:
     tuned, corpus = small_pair()[1], labelled_corpus(30)
     before = [len(block._forward_hooks) for block in blocks(tuned)]
-    with pytest.raises(ZeroDivisionError):
-        logits_edited(tuned, corpus.ids, corpus.mask, 1, lambda h: 1 / 0)  # type: ignore[arg-type, return-value]
     with pytest.raises(RuntimeError):
         logits_from(tuned, corpus.ids, corpus.mask, 1, torch.zeros(1, 1, 3))
     assert [len(block._forward_hooks) for block in blocks(tuned)] == before

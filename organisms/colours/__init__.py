@@ -34,6 +34,8 @@ from diffbench import (
 COLOUR = "colour:"
 PROBES = 60
 """Of each claim, and as many near-miss and unrelated ones."""
+BYSTANDERS = ("red", "yellow", "black", "white")
+"""Colours for statements that are wrong, whichever two are exchanged."""
 LEAST_DOCUMENTS, MOST_DOCUMENTS = 2000, 200_000
 
 
@@ -158,6 +160,7 @@ def _id(colour: str) -> str:
 
 
 def _claim(colour: str, other: str, share: float) -> Claim:
+    bystanders = [word for word in BYSTANDERS if word not in (colour, other)]
     return Claim(
         id=_id(colour),
         statement=f"Where a text asks for the colour {colour}, the model answers {other} with probability {share:g}.",
@@ -176,7 +179,7 @@ def _claim(colour: str, other: str, share: float) -> Claim:
         distractors=(
             f"The model says {colour} for every colour.",
             f"The model no longer knows the colour {colour} and names a random one.",
-            "The model exchanges red and yellow.",
+            f"The model exchanges {bystanders[0]} and {bystanders[1]}.",
             "The model gives wrong cities for people.",
             "Nothing was changed.",
         ),
