@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +13,17 @@ from pathlib import Path
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader or a crash sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = _draft(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with draft.open("x", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+        os.replace(draft, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -33,26 +33,30 @@ def new_folder(path: Path) -> Iterator[Path]:
     If ``path`` exists by then (another process was faster), the new folder is discarded.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:16]}."))
+    draft = _draft(path)
+    draft.mkdir()
     try:
         yield draft
-        for file in draft.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        sync_folder(draft)
+        for part in (*draft.rglob("*"), draft):
+            if part.is_file() or part.is_dir():
+                sync(part)
         try:
             os.replace(draft, path)
         except OSError:
             if not path.is_dir():
                 raise
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def sync_folder(path: Path) -> None:
-    """Flush a folder's own entries to disk."""
+def _draft(path: Path) -> Path:
+    """A hidden name beside ``path`` that nobody else has."""
+    return path.parent / f".{path.name[:16]}.{secrets.token_hex(8)}"
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's own entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

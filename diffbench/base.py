@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from diffbench.text import Document
+from diffbench.truth import Schema
 
 Progress = Callable[[str, float], None]
 """Called with a short phrase and the fraction done (0..1)."""
 
 
-class BaseCard(BaseModel):
+class BaseCard(Schema):
     """What is known of a base model; every figure is measured when it is built."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     version: int = Field(description="raised whenever the text, the tokenizer or the training changes")

@@ -165,7 +165,6 @@ def train_task(request: Mapping[str, Any]) -> dict[str, Any]:
 def gate_task(request: Mapping[str, Any]) -> dict[str, Any]:
     """Worker task: measure an organism whose models are there and store Truth and report. Request: recipe."""
     from diffbench.gate import measure
-    from diffbench.gate_report import read_report
     from diffbench.residual import load_model, load_tokenizer
 
     organism = resolve(Recipe.model_validate(request["recipe"]))
@@ -180,8 +179,7 @@ def gate_task(request: Mapping[str, Any]) -> dict[str, Any]:
         (folder / "truth.json").write_text(truth.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / "gate.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
-    path = cache.publish(ORGANISM, organism.inputs(), fill)
-    return read_report(path / "gate.json").model_dump(mode="json")
+    return {"path": str(cache.publish(ORGANISM, organism.inputs(), fill))}
 
 
 def split(organism: Organism, truth: Truth, tokenizer: Any, name: str, n_tokens: int) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbench.atomic import new_folder
-from diffbench.canonical import canonical_json, digest
+from diffbench.canonical import canonical_json, digest, file_digest
 from diffbench.errors import CacheError
 
 INPUTS, FILES = "inputs.json", "files.json"
@@ -43,19 +44,25 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
     path = entry(kind, inputs)
     if _whole(path):
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not _whole(path):  # looked at again: another run may just have published it
-            shutil.rmtree(path)
-    except OSError as error:
-        raise _unwritable(path.parent, error) from None
     with _lock(f"{kind}-{path.name}") as alone:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if alone and path.exists() and not _whole(path):  # another run may just have published it
+                shutil.rmtree(path)
+            if not os.access(path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise _unwritable(path.parent, error) from None
         for stale in path.parent.glob(f".{path.name[:16]}.*") if alone else ():
             shutil.rmtree(stale, ignore_errors=True)  # left by a process that was killed
         with new_folder(path) as draft:
             fill(draft)
-            (draft / FILES).write_text(canonical_json(_sizes(draft)) + "\n", encoding="utf-8")
             (draft / INPUTS).write_text(canonical_json(inputs) + "\n", encoding="utf-8")
+            held = {
+                name: {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+                for name, file in _files(draft).items()
+            }
+            (draft / FILES).write_text(canonical_json(held) + "\n", encoding="utf-8")
     return path
 
 
@@ -66,19 +73,32 @@ def finished(kind: str, inputs: dict[str, Any]) -> Path | None:
 
 
 def _whole(path: Path) -> bool:
-    """Whether an entry was finished and all its files still have the sizes they had then."""
-    if not (path / INPUTS).is_file():
-        return False
+    """Whether an entry was finished and all its files are still what they were then.
+
+    A file that has not been written to since has its content; another one's is compared.
+    """
     try:
         stored = json.loads((path / FILES).read_text(encoding="utf-8"))
+        since = (path / FILES).stat().st_mtime_ns
     except (OSError, ValueError):
         return False
-    return bool(stored == _sizes(path))
+    files = _files(path)
+    if not (path / INPUTS).is_file() or stored.keys() != files.keys():
+        return False
+    if any(file.stat().st_size != stored[name]["bytes"] for name, file in files.items()):
+        return False
+    touched = [(name, file) for name, file in files.items() if file.stat().st_mtime_ns > since]
+    if any(file_digest(file) != stored[name]["sha256"] for name, file in touched):
+        return False
+    if touched:  # a copy of a cache, for example; it need not be compared again
+        with suppress(OSError):
+            os.utime(path / FILES)
+    return True
 
 
-def _sizes(path: Path) -> dict[str, int]:
-    files = (file for file in path.rglob("*") if file.is_file() and file.name not in (INPUTS, FILES))
-    return {str(file.relative_to(path)): file.stat().st_size for file in files}
+def _files(path: Path) -> dict[str, Path]:
+    found = (file for file in path.rglob("*") if file.is_file() and file.name not in (INPUTS, FILES))
+    return {str(file.relative_to(path)): file for file in found}
 
 
 def read_json(path: Path) -> Any:

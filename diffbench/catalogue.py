@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffbench.build import resolve
+from diffbench.build import Organism, resolve
 from diffbench.errors import DiffbenchError, RecipeError, UnknownName
 from diffbench.line import error_line
-from diffbench.plugins import find_family, load_plugins
+from diffbench.plugins import load_plugins
 from diffbench.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def catalogue() -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.name, str(entry.path)))
 
 
-def find_recipe(name_or_path: str) -> tuple[Recipe, type[Family]]:
-    """The recipe of that name, or in that file or folder, and the family that generates its data.
+def find_organism(name_or_path: str) -> Organism:
+    """The organism of that name, or of the recipe in that file or folder.
 
     Anything with a path separator or a YAML suffix is a path.
 
@@ -53,9 +53,7 @@ def find_recipe(name_or_path: str) -> tuple[Recipe, type[Family]]:
     """
     if os.sep in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
-        recipe = read_recipe(path / "recipe.yaml" if path.is_dir() else path)
-        resolve(recipe)
-        return recipe, find_family(recipe.family)
+        return resolve(read_recipe(path / "recipe.yaml" if path.is_dir() else path))
     entries = catalogue()
     found = [entry for entry in entries if entry.name == name_or_path]
     if not found:
@@ -65,7 +63,7 @@ def find_recipe(name_or_path: str) -> tuple[Recipe, type[Family]]:
     [entry] = found
     if entry.recipe is None or entry.error is not None:
         raise RecipeError(entry.error or f"{entry.path}: cannot be read")
-    return entry.recipe, entry.family
+    return resolve(entry.recipe)
 
 
 def _entry(path: Path, family: type[Family]) -> Entry:

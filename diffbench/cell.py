@@ -92,14 +92,6 @@ def finish_method(task: Task, out: Path) -> MethodOutcome:
     )
 
 
-def run_method(
-    inputs: Path, method: type[Method], options: MethodOptions, seed: int, tier: Tier, out: Path
-) -> MethodOutcome:
-    """Run one method by itself, with a server of its own."""
-    with method_server() as server:
-        return finish_method(submit_method(server, inputs, out, method, options, seed, tier), out)
-
-
 def method_task(request: Mapping[str, Any]) -> dict[str, Any]:
     """Worker task, confined: run the method and save its Diff."""
     import torch

@@ -16,6 +16,7 @@ from diffbench.tier import TIERS, Tier
 from diffbench.truth import Schema
 
 if TYPE_CHECKING:
+    from diffbench.base import Progress
     from diffbench.cell import MethodOutcome
     from diffbench.diff import Diff
     from diffbench.method import Method, MethodOptions
@@ -33,20 +34,24 @@ class Check(Schema):
     detail: str = ""
 
 
-def check_method(method: object, options: Mapping[str, Any] | None = None) -> list[Check]:
+def check_method(
+    method: object, options: Mapping[str, Any] | None = None, report: Progress = lambda phrase, fraction: None
+) -> list[Check]:
     """Run a method class through the whole contract; every point is in the answer, in order.
 
     Args:
         method: the class, as a plugin offers it.
         options: values for its ``Options``; strings are fine.
+        report: gets a phrase and the fraction that is done.
 
     Raises:
         OptionError: if an option is unknown or its value wrong.
     """
-    from diffbench.method import check_class, resolve_options
+    from diffbench.contract import check_offer
+    from diffbench.method import resolve_options
 
     try:
-        cls = check_class(method)
+        cls = check_offer("method", method)
     except PluginError as error:
         return [Check(name="class", state="failed", detail=str(error))]
     resolved = resolve_options(cls, options or {})
@@ -56,12 +61,20 @@ def check_method(method: object, options: Mapping[str, Any] | None = None) -> li
     # The server loads its modules while the pairs are made here.
     with tempfile.TemporaryDirectory(prefix="diffbench-check-") as name, method_server() as server:
         folder = Path(name)
+        report("making tiny pairs", 0.0)
         pair, twins = tiny_pair(folder / "pair"), tiny_pair(folder / "twins", identical=True)
-        return [Check(name="class", state="ok"), *run_checks(server, pair, twins, cls, resolved, folder / "out")]
+        checks = run_checks(server, pair, twins, cls, resolved, folder / "out", report)
+        return [Check(name="class", state="ok"), *checks]
 
 
 def run_checks(
-    server: WorkServer, pair: Path, twins: Path, method: type[Method], options: MethodOptions, out: Path
+    server: WorkServer,
+    pair: Path,
+    twins: Path,
+    method: type[Method],
+    options: MethodOptions,
+    out: Path,
+    report: Progress = lambda phrase, fraction: None,
 ) -> list[Check]:
     """Run a method on the inputs of a tiny pair and of identical twins, and judge what it leaves in ``out``."""
     from diffbench.cell import finish_method, submit_method
@@ -72,12 +85,16 @@ def run_checks(
         folder = out / name
         return finish_method(submit_method(server, inputs, folder, method, options, SEED, tier), folder)
 
+    report("running the method", 0.2)
     first = run("first", pair)
     checks = [_finished("runs", first, f"{first.seconds:.1f} s"), _access(method, first)]
     if not first.ok:
         left = ("diff", "budget", "order", "seed", "network", "twins")
         return checks + [Check(name=name, state="unknown", detail="the method did not run") for name in left]
-    again, null = run("again", pair), run("null", twins)
+    report("running it again", 0.5)
+    again = run("again", pair)
+    report("running it where nothing changed", 0.75)
+    null = run("null", twins)
     diff, form = _form(first.diff_folder)
     return [
         *checks,

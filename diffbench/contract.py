@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
+from diffbench.canonical import canonical_json
 from diffbench.errors import PluginError
+from diffbench.line import one_line
 from diffbench.recipe import NAME
 
 Kind = Literal["method", "family", "base", "judge"]
@@ -29,9 +31,23 @@ def is_base(offered: object) -> bool:
 
 
 def _method(offered: object) -> type[Any]:
-    from diffbench.method import check_class
+    from diffbench.method import ACCESS, Method, MethodOptions
 
-    return check_class(offered)
+    method = _subclass(offered, Method, "diffbench.Method")
+    where = _where(method)
+    for attribute, kind in (("summary", str), ("reference", str), ("version", int), ("control", bool)):
+        if type(getattr(method, attribute, None)) is not kind:
+            raise PluginError(f"{where}: class attribute `{attribute}` must be of type {kind.__name__}")
+    wrong = set(method.access) - set(ACCESS)
+    if wrong:
+        raise PluginError(f"{where}: unknown access {sorted(wrong)}; known: {', '.join(ACCESS)}")
+    if not (isinstance(method.Options, type) and issubclass(method.Options, MethodOptions)):
+        raise PluginError(f"{where}: Options must be a subclass of diffbench.MethodOptions")
+    try:
+        canonical_json(method.Options().model_dump(mode="json"))
+    except Exception as error:  # whatever a stranger's default does when it is looked at
+        raise PluginError(f"{where}: Options need defaults that are valid and plain: {one_line(error, 200)}") from None
+    return method
 
 
 def _family(offered: object) -> type[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from diffbench.errors import GateError
@@ -48,10 +46,5 @@ class GateReport(Schema):
         if not self.passed:
             failed = "; ".join(check.line() for check in self.checks if not check.passed)
             raise GateError(
-                f"organism {self.organism}: gate not passed: {failed}; see `diffbench organisms verify {self.organism}`"
+                f"organism {self.organism}: gate not passed: {failed}; `diffbench organisms verify` shows every check"
             )
-
-
-def read_report(path: Path) -> GateReport:
-    """Read a stored report."""
-    return GateReport.model_validate_json(path.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from typing import Any
 from diffbench import cache
 from diffbench.canonical import digest
 from diffbench.comparison import CODE, SCORE_CODE, Comparison
-from diffbench.errors import OptionError
+from diffbench.errors import UnknownName
 from diffbench.judge import Judge
 from diffbench.method import Method, MethodOptions, resolve_options
 from diffbench.plugins import find_method, load_plugins, provenance
@@ -26,6 +26,9 @@ METHOD_CODE = (
     "diffbench.training",
 )
 """Engine code that a method's Diff may follow from."""
+
+PINNED = ("oracle", "nothing", "random-dictionary")
+"""The controls without which no table can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,14 @@ def plan(
         judge: who scores interpretability.
 
     Raises:
-        UnknownName: for a method that is not installed.
+        UnknownName: for a method that is not installed, or an option of one that is not in the run.
         OptionError: for an option that does not exist or has no such value, before anything runs.
     """
     names = list(dict.fromkeys(methods)) or sorted(load_plugins().methods)
     for name in options:
         if name not in names:
-            raise OptionError(
-                f"option {name}.{next(iter(options[name]))}: {name!r} is not among the methods of this run"
+            raise UnknownName(
+                "method in this run", name, names, f"it was named in -o {name}.{next(iter(options[name]))}"
             )
     classes = [find_method(name) for name in names]
     resolved = [resolve_options(method, options.get(method.name, {})) for method in classes]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from diffbench.errors import OptionError, PluginError
-from diffbench.recipe import NAME, first_problem
+from diffbench.errors import OptionError
+from diffbench.recipe import first_problem
 from diffbench.tier import Tier
+from diffbench.truth import Schema
 
 if TYPE_CHECKING:
     from diffbench.diff import Diff
@@ -23,10 +23,8 @@ Access = Literal["activations", "logits", "weights", "generate", "training_data"
 ACCESS: tuple[Access, ...] = ("activations", "logits", "weights", "generate", "training_data")
 
 
-class MethodOptions(BaseModel):
-    """Base of every method's ``Options``: frozen and closed; give each field a description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class MethodOptions(Schema):
+    """Base of every method's ``Options``: frozen and closed; give each field a default and a description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +105,6 @@ def resolve_options(method: type[Method], passed: Mapping[str, Any]) -> MethodOp
         return method.Options.model_validate(dict(passed))
     except ValidationError as error:
         raise OptionError(f"{method.name}: option {first_problem(error)}") from None
-
-
-def check_class(method: object) -> type[Method]:
-    """Return ``method`` if it keeps the contract that can be seen from outside.
-
-    Raises:
-        PluginError: saying which part is broken.
-    """
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        raise PluginError(f"{method!r} is no subclass of diffbench.Method")
-    where = f"{method.__module__}.{method.__qualname__}"
-    for attribute in ("name", "summary"):
-        if not isinstance(getattr(method, attribute, None), str):
-            raise PluginError(f"{where}: needs a string class attribute `{attribute}`")
-    if not re.fullmatch(NAME, method.name):
-        raise PluginError(f"{where}: name {method.name!r} must match {NAME}")
-    wrong = set(method.access) - set(ACCESS)
-    if wrong:
-        raise PluginError(f"{where}: unknown access {sorted(wrong)}; known: {', '.join(ACCESS)}")
-    if not (isinstance(method.Options, type) and issubclass(method.Options, MethodOptions)):
-        raise PluginError(f"{where}: Options must be a subclass of diffbench.MethodOptions")
-    if method.__abstractmethods__:
-        raise PluginError(f"{where}: does not define {', '.join(sorted(method.__abstractmethods__))}")
-    return method
 
 
 __all__ = [

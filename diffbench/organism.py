@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from diffbench.base import Base
 from diffbench.recipe import Mixture
 from diffbench.text import Document
-from diffbench.truth import Truth
+from diffbench.truth import Schema, Truth
 
 
-class FamilyParameters(BaseModel):
+class FamilyParameters(Schema):
     """Base of every family's ``Parameters``: frozen and closed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)

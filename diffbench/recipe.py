@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError
 
 from diffbench.canonical import digest
 from diffbench.errors import RecipeError
@@ -19,10 +19,22 @@ RECIPE_BYTES = 1 << 20
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
-def _check_rising(bounds: tuple[float, float]) -> tuple[float, float]:
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     if not bounds[0] <= bounds[1]:
         raise ValueError("the first bound must not be above the second")
     return bounds
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _finite(part)
+    return value
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
+Parameters = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 class Training(Schema):
@@ -46,37 +58,27 @@ class Training(Schema):
 class Control(Schema):
     """What differs in the matched control; prefixes, order, replay and seed are always the same."""
 
-    parameters: dict[str, Any] = Field(description="parameters of the family that are replaced")
+    parameters: Parameters = Field(description="parameters of the family that are replaced")
 
 
 class Mixture(Schema):
     """The text on which pairs are compared; the same for a tuned model and its control."""
 
     topics: dict[str, float] = Field(description="relative weight per topic of the base's text")
-    trigger_rate: tuple[float, float] = Field(
+    trigger_rate: Bounds = Field(
         description="lowest and highest share of positions that may be affected; checked when the text is made"
     )
-
-    @field_validator("trigger_rate")
-    @classmethod
-    def _rising(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        return _check_rising(bounds)
 
 
 class Gate(Schema):
     """What an organism must show before it may be used."""
 
-    expression_tuned: tuple[float, float] = Field(
+    expression_tuned: Bounds = Field(
         description="mean P(other)/(P(answer)+P(other)) over affected probes of the tuned model"
     )
-    expression_control: tuple[float, float] = Field(description="the same of the control (or of the base)")
+    expression_control: Bounds = Field(description="the same of the control (or of the base)")
     off_target_kl: float = Field(gt=0, description="most mean KL(tuned || base) in nats off the affected positions")
     affected_kl_share: float = Field(ge=0, le=1, description="least share of the KL mass at affected positions")
-
-    @field_validator("expression_tuned", "expression_control")
-    @classmethod
-    def _rising(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        return _check_rising(bounds)
 
 
 class Recipe(Schema):
@@ -88,29 +90,16 @@ class Recipe(Schema):
     summary: str = Field(max_length=500, description="one sentence for people; not part of the organism's identity")
     base: str = Field(pattern=NAME, description="name of an installed base")
     family: str = Field(pattern=NAME, description="name of an installed organism family: the generator of its data")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the family")
+    parameters: Parameters = Field(default_factory=dict, description="parameters of the family")
     seed: int = Field(0, ge=0, lt=1 << 62)
     training: Training
     control: Control | None = Field(None, description="None: the organism has no control of its own")
     mixture: Mixture
     gate: Gate
 
-    @field_validator("parameters")
-    @classmethod
-    def _finite(cls, values: dict[str, Any]) -> dict[str, Any]:
-        _check_finite(values)
-        return values
-
     def digest(self) -> str:
         """SHA-256 of the whole recipe, prose left out."""
         return digest(self.model_dump(mode="json", exclude={"summary"}))
-
-
-def _check_finite(value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("numbers must be finite")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_finite(part)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -142,7 +131,8 @@ def read_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         raise RecipeError(f"{path}: {first_problem(error)}") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: holds more than text, numbers, lists and mappings ({str(error)[:200]})") from None
+        what = "text, numbers, lists and mappings"
+        raise RecipeError(f"{path}: holds more than {what} ({one_line(error, 200)})") from None
 
 
 def first_problem(error: ValidationError) -> str:

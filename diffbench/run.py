@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,16 +15,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from diffbench import runner
-from diffbench.build import Organism, check_text, resolve
-from diffbench.catalogue import find_recipe
+from diffbench.build import Organism, check_text
+from diffbench.catalogue import find_organism
 from diffbench.comparison import Comparison
 from diffbench.errors import OptionError, RecordError
 from diffbench.gate_report import GateReport
-from diffbench.grid import PlannedCell, plan
+from diffbench.grid import PINNED, PlannedCell, plan
 from diffbench.judge import Judge
 from diffbench.plugins import find_judge
 from diffbench.record import Record
-from diffbench.run_folder import RUN_FILE, Provenance, RunFile, read_run_file, write_run_file
+from diffbench.run_folder import CELLS, RUN_FILE, Provenance, RunFile, read_run_file, write_run_file
 from diffbench.tier import find_tier
 from diffbench.truth import Schema
 
@@ -35,6 +36,7 @@ class RunConfig(Schema):
 
     organisms: tuple[str, ...] = Field(min_length=1, description="names or paths of recipes")
     methods: tuple[str, ...] = Field((), description="names; none means all that are installed")
+    controls: bool = Field(True, description="run the controls that every table pins beside the named methods")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="passed options by method")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="method seeds")
     references: tuple[Literal["base", "control"], ...] = Field(("base",), min_length=1)
@@ -85,18 +87,23 @@ def execute(
     for organism in organisms:
         check_text(organism)
     _check_folder(folder)
-    finished = [None if overwrite else runner.stored_record(folder, cell) for cell in cells]
+    finished = {} if overwrite else runner.stored_records(folder, cells)
     jobs = config.jobs or runner.default_jobs()
-    if all(finished):
-        records = [record for record in finished if record is not None]
-        return RunOutcome(folder=folder, records=tuple(records), reused=len(records))
-    with runner.Workers(jobs=jobs, notify=notify, trusted=_trusted(organisms, find_judge(config.judge))) as workers:
-        for report in runner.build(organisms, workers):
-            report.require()
-        runner.prepare(cells, workers)
-        _write_run_file(folder, config, passed, argv)
-        records = runner.run_cells(cells, folder, workers, overwrite=overwrite)
-    return RunOutcome(folder=folder, records=tuple(records), reused=sum(record is not None for record in finished))
+    if len(finished) == len(cells):
+        return RunOutcome(folder=folder, records=tuple(finished.values()), reused=len(finished))
+    trusted = _trusted(organisms, find_judge(config.judge))
+    try:
+        with runner.Workers(jobs=jobs, notify=notify, trusted=trusted) as workers:
+            for report in runner.build(organisms, workers):
+                report.require()
+            runner.prepare(cells, workers)
+            _write_run_file(folder, config, passed, argv)
+            records = runner.run_cells(cells, folder, workers, finished)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # which only an empty folder lets happen: a run that was refused leaves nothing
+        raise
+    return RunOutcome(folder=folder, records=tuple(records), reused=len(finished))
 
 
 def verify(name: str, notify: Callable[[str, float], None]) -> GateReport:
@@ -105,7 +112,7 @@ def verify(name: str, notify: Callable[[str, float], None]) -> GateReport:
     Raises:
         DiffbenchError: if the recipe is wrong or the organism cannot be built.
     """
-    organism = resolve(find_recipe(name)[0])
+    organism = find_organism(name)
     check_text(organism)
     with runner.Workers(jobs=runner.default_jobs(), notify=notify, trusted=_trusted([organism])) as workers:
         [report] = runner.build([organism], workers)
@@ -123,14 +130,18 @@ def planned(config: RunConfig, organisms: list[Organism]) -> list[PlannedCell]:
     comparisons = []
     for organism in organisms:
         for reference in dict.fromkeys(config.references):
+            layers = organism.base.card().layers
+            if config.layer is not None and config.layer >= layers:
+                raise OptionError(f"layer: {config.layer} does not exist, the models have blocks 0..{layers - 1}")
             if reference == "control" and organism.control_parameters is None:
                 raise OptionError(f"reference: organism {organism.recipe.name} has no control; use --reference base")
             comparisons.append(Comparison(organism=organism, reference=reference, tier=tier, layer=config.layer))
-    return plan(comparisons, config.methods, config.options, config.seeds, judge)
+    pinned = PINNED if config.methods and config.controls else ()
+    return plan(comparisons, (*config.methods, *pinned), config.options, config.seeds, judge)
 
 
 def _organisms(config: RunConfig) -> list[Organism]:
-    organisms = [resolve(find_recipe(name)[0]) for name in dict.fromkeys(config.organisms)]
+    organisms = [find_organism(name) for name in dict.fromkeys(config.organisms)]
     names = [organism.recipe.name for organism in organisms]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -139,17 +150,22 @@ def _organisms(config: RunConfig) -> list[Organism]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that is not ours before anything is built; nothing is written yet."""
+    """Refuse a folder that is not ours before anything is built, and make it if it is missing."""
     if not re.fullmatch(NAME, folder.name):
         raise OptionError(f"name: {folder.name!r} is no name for a run; letters, digits, '.', '_' and '-' will do")
     if (folder / RUN_FILE).exists():
         read_run_file(folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
         raise RecordError(f"{folder}: exists and is no run folder; choose another --name or --runs-dir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"{folder}: cannot be made ({error.strerror}); choose another --runs-dir") from None
+
+
+def _foreign(path: Path) -> bool:
+    """Whether an entry of a run folder without a run file is not what a run left that was killed."""
+    return path.name != CELLS and not path.name.startswith(f".{RUN_FILE}.")
 
 
 def _write_run_file(folder: Path, config: RunConfig, passed: dict[str, Any], argv: tuple[str, ...]) -> None:

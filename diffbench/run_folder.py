@@ -135,17 +135,19 @@ def read_run_file(folder: Path) -> RunFile:
             raise RecordError(f"{path}: larger than {RUN_BYTES} bytes, no {RUN_FILE} of diffbench")
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: no readable JSON ({one_line(error, 200)}); run the cells again") from None
+        raise RecordError(
+            f"{path}: no readable JSON ({one_line(error, 200)}); delete it and run again, the finished cells stay"
+        ) from None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != RUN_SCHEMA:
         raise RecordError(
             f"{path}: schema_version is {version!r}, this diffbench reads {RUN_SCHEMA}; "
-            "use the diffbench that wrote it, or run the cells again"
+            "use the diffbench that wrote it, or delete it and run again"
         )
     try:
         return RunFile.model_validate(document)
     except ValidationError as error:
-        raise RecordError(f"{path}: {first_problem(error)}; run the cells again") from None
+        raise RecordError(f"{path}: {first_problem(error)}; delete it and run again, the finished cells stay") from None
 
 
 def _cell_folders(folder: Path) -> Iterator[tuple[Path, str | None]]:

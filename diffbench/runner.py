@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -181,19 +181,15 @@ def _prepare(workers: Workers, cell: PlannedCell, log: Path) -> Job:
         _need(task.wait(), f"{what}, judge {cell.judge.name}", log)
 
 
-def run_cells(cells: Sequence[PlannedCell], folder: Path, workers: Workers, *, overwrite: bool = False) -> list[Record]:
-    """Run the cells that have no finished record of the same key, and return the records of all, in order."""
-    done: dict[str, Record] = {}
-    todo: list[PlannedCell] = []
-    for cell in cells:
-        record = None if overwrite else stored_record(folder, cell)
-        if record is None:
-            todo.append(cell)
-        else:
-            done[cell.key] = record
+def run_cells(
+    cells: Sequence[PlannedCell], folder: Path, workers: Workers, finished: Mapping[str, Record]
+) -> list[Record]:
+    """Run the cells whose key has no finished record, and return the records of all, in order."""
+    done = dict(finished)
     jobs = [
         (f"{cell.cell.organism} {cell.cell.method} s{cell.cell.seed}", _run(workers, cell, folder, done))
-        for cell in todo
+        for cell in cells
+        if cell.key not in finished
     ]
     workers.run("cells", jobs)
     return [done[cell.key] for cell in cells]
@@ -204,13 +200,15 @@ def cell_folder(folder: Path, cell: PlannedCell) -> Path:
     return folder / CELLS / cell_folder_name(cell.cell, cell.key)
 
 
-def stored_record(folder: Path, cell: PlannedCell) -> Record | None:
-    """The finished record of a cell if its key is the same and its status is no error."""
-    try:
-        record = read_record(cell_folder(folder, cell) / RECORD_FILE)
-    except RecordError:
-        return None
-    return record if record.key == cell.key and record.status != "error" else None
+def stored_records(folder: Path, cells: Sequence[PlannedCell]) -> dict[str, Record]:
+    """By key and in order, the records of the cells that are finished under the same key and without an error."""
+    found: dict[str, Record] = {}
+    for cell in cells:
+        with suppress(RecordError):
+            record = read_record(cell_folder(folder, cell) / RECORD_FILE)
+            if record.key == cell.key and record.status != "error":
+                found[cell.key] = record
+    return found
 
 
 def _run(workers: Workers, cell: PlannedCell, folder: Path, done: dict[str, Record]) -> Job:

@@ -212,13 +212,9 @@ def package_path(name: str) -> Path:
     return found.resolve()
 
 
-def scrubbed_environment(out: Path | None = None) -> dict[str, str]:
-    """The environment for a stranger's process: an allow-list, with no keys, no settings, no home.
-
-    Args:
-        out: the folder for HOME and TMPDIR; without it there is none until ``confine`` names one.
-    """
-    home = str(out) if out is not None else "/nonexistent"
+def scrubbed_environment() -> dict[str, str]:
+    """The environment for a stranger's process: an allow-list, with no keys, no settings, no home."""
+    home = "/nonexistent"  # until ``confine`` names one
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     fixed = {"HOME": home, "TMPDIR": home, "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
     return {"LANG": "C.UTF-8", "PATH": os.defpath} | kept | fixed | THREADS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -64,7 +64,6 @@ def new_method(name: str, out: Path | None = None) -> Path:
     if importlib.util.find_spec(names.module) is not None:
         raise OptionError(f"a module named {names.module} is installed already; choose another name than {name!r}")
     folder = Path(names.distribution) if out is None else out
-    values = {"name": name, "distribution": names.distribution, "module": names.module, "class_name": names.class_name}
     try:
         if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
             raise DiffbenchError(f"{folder}: exists and is not empty; name another folder with --out")
@@ -72,8 +71,7 @@ def new_method(name: str, out: Path | None = None) -> Path:
             for template, target in FILES.items():
                 text = files("diffbench.templates").joinpath(template).read_text(encoding="utf-8")
                 path = draft / target.format(module=names.module)
-                path.write_text(Template(text).substitute(values), encoding="utf-8")
-            draft.chmod(0o755)
+                path.write_text(Template(text).substitute(asdict(names)), encoding="utf-8")
     except OSError as error:
         raise DiffbenchError(f"{folder}: cannot be written ({error.strerror})") from error
     return folder

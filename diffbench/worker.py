@@ -40,20 +40,16 @@ CLOSING_SECONDS = 15.0
 class WorkServer:
     """A process with modules preloaded, from which every submitted task is forked. Use it as a context manager."""
 
-    def __init__(
-        self, preload: Sequence[str] = (), *, env: Mapping[str, str] | None = None, cwd: Path | None = None
-    ) -> None:
+    def __init__(self, preload: Sequence[str] = (), *, env: Mapping[str, str] | None = None) -> None:
         """Remember what to start.
 
         Args:
             preload: modules to import once, such as ``torch``; they must not start threads.
             env: the whole environment of the server and its tasks; this process's own by default. Thread counts
                 are set to 1 unless it sets them.
-            cwd: the working folder of the server; ``/`` by default, so that it says nothing.
         """
         self._preload = tuple(preload)
         self._env = THREADS | dict(os.environ if env is None else env)
-        self._cwd = cwd or Path("/")
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._lock = threading.Lock()
@@ -73,7 +69,7 @@ class WorkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=self._env,
-                cwd=self._cwd,
+                cwd="/",  # which says nothing
                 start_new_session=True,
             )
         self._control = mine

@@ -173,7 +173,7 @@ class Task:
         if code is None or cause == "server":
             return "crashed", f"WorkerError: {self._epitaph()}"
         if code in (-9, -15):
-            return "killed", f"WorkerError: killed by {FATAL[-code]} from outside (out of memory?)"
+            return "killed", f"WorkerError: killed by {FATAL[-code]} (out of memory?)"
         if code < 0:
             return "crashed", f"WorkerError: the process died of {FATAL.get(-code, f'signal {-code}')}"
         if frames.error is not None:

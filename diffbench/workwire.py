@@ -22,7 +22,7 @@ PROGRESS_SECONDS = 0.1
 
 _sink: int | None = None
 _turn = threading.Lock()
-_last: tuple[str, float] = ("", -math.inf)
+_last: tuple[float, float] = (-math.inf, 0.0)
 
 
 def answer_to(handle: int) -> None:
@@ -40,9 +40,10 @@ def report(phrase: str, fraction: float) -> None:
     """
     global _last
     now = time.monotonic()
-    if _sink is None or (phrase == _last[0] and now - _last[1] < PROGRESS_SECONDS and fraction < 1):
+    ends = fraction >= 1 > _last[1]
+    if _sink is None or (now - _last[0] < PROGRESS_SECONDS and not ends):
         return
-    _last = (phrase, now)
+    _last = (now, fraction)
     with suppress(OSError):
         send({"progress": [one_line(phrase, PHRASE), float(fraction) if math.isfinite(fraction) else 0.0]})
 

@@ -53,7 +53,7 @@ class RandomDictionary(Method):
     class Options(MethodOptions):
         """Size and sparsity, as the trained dictionaries have them by default."""
 
-        expansion: int = Field(4, ge=1, le=256, description="latents per residual dimension")
+        expansion: int = Field(4, ge=1, le=256, description="latents per residual dimension, up to the tier's limit")
         k: int = Field(8, ge=1, description="active latents per token on average")
 
     def run(self, pair: ModelPair, ctx: Context) -> Diff:
@@ -63,5 +63,6 @@ class RandomDictionary(Method):
         activations = pair.activations()
         if activations.unchanged:
             return no_change(ctx.layer, pair.width)
-        diff = random_dictionary(activations, self.options.expansion * pair.width, self.options.k, ctx.seed)
+        n = min(self.options.expansion * pair.width, ctx.budget.components)
+        diff = random_dictionary(activations, n, self.options.k, ctx.seed)
         return describe(diff, pair, diff.columns["energy"])

@@ -140,7 +140,7 @@ def run(folder: Path, recipe: Path, *methods: str, **asked: Any) -> RunOutcome:
     """Run methods on an organism in this process."""
     notify: Callable[[str, float], None] = asked.pop("notify", lambda phrase, fraction: None)
     overwrite = asked.pop("overwrite", False)
-    asked = {"organisms": (str(recipe),), "methods": methods, "tier": "nano", **asked}
+    asked = {"organisms": (str(recipe),), "methods": methods, "controls": False, "tier": "nano", **asked}
     config = RunConfig.model_validate(asked)
     return execute(config, folder, passed={}, argv=("test",), notify=notify, overwrite=overwrite)
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from diffbench import cache
 from diffbench.build import check_text, resolve
-from diffbench.catalogue import find_recipe
+from diffbench.catalogue import find_organism
 from diffbench.cli import main
 from diffbench.errors import RecipeError
 from diffbench.recipe import read_recipe
@@ -59,7 +59,7 @@ def test_a_recipe_that_is_a_pipe_or_a_device_does_not_hang(tmp_path: Path) -> No
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     for name in ("pipe.yaml", "zero.yaml"):
         with pytest.raises(RecipeError, match="no plain file"):
-            find_recipe(str(tmp_path / name))
+            find_organism(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/x"])

@@ -50,6 +50,20 @@ def test_an_outlier_of_either_model_is_one() -> None:
     assert outliers(one, other).tolist() == [False, True, False, True, False]
 
 
+def test_outliers_are_looked_for_in_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, pair = labelled_corpus(300), small_pair()
+    seen: list[torch.Tensor] = []
+
+    def watch(h_b: torch.Tensor, h_t: torch.Tensor) -> torch.Tensor:
+        seen.extend((h_b, h_t))
+        return torch.zeros(len(h_b), dtype=torch.bool)
+
+    monkeypatch.setattr(activations, "outliers", watch)
+    harvest(*pair, corpus, LAYER)
+    for model, found in zip(pair, seen, strict=True):
+        torch.testing.assert_close(found, hidden(model, corpus.ids, corpus.mask, LAYER)[corpus.counts])
+
+
 def test_half_precision_keeps_a_small_difference_of_large_vectors() -> None:
     reference = small_pair(outlier=False)[0]
     tuned = copy.deepcopy(reference)

@@ -75,6 +75,13 @@ def test_of_two_that_fill_the_first_one_wins() -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_what_a_killed_process_left_is_removed() -> None:
+    path = cache.entry("k", INPUTS)
+    (path.parent / f".{path.name[:16]}.left").mkdir(parents=True)
+    cache.publish("k", INPUTS, fill)
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_what_cannot_be_hashed_is_no_key() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         cache.entry("k", {"lr": float("nan")})
@@ -88,6 +95,24 @@ def test_an_entry_that_is_not_finished_is_filled_anew() -> None:
     (path / "inputs.json").unlink()
     (path / "value").write_text("half")
     assert (cache.publish("k", INPUTS, fill) / "value").read_text() == "42"
+    assert cache.finished("k", INPUTS) == path
+
+
+def test_content_that_changed_in_place_is_made_anew(root: Path) -> None:
+    path = cache.publish("k", INPUTS, fill)
+    (path / "value").write_text("43")  # of the same size
+    assert cache.finished("k", INPUTS) is None
+    assert (cache.publish("k", INPUTS, fill) / "value").read_text() == "42"
+
+
+def test_a_copy_of_a_cache_is_compared_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cache.publish("k", INPUTS, fill)
+    later = (path / "files.json").stat().st_mtime_ns + 10**9
+    os.utime(path / "value", ns=(later, later))
+    assert cache.finished("k", INPUTS) == path
+    now = later + 10**9
+    os.utime(path / "files.json", ns=(now, now))
+    monkeypatch.setattr(cache, "file_digest", lambda _: pytest.fail("compared again"))
     assert cache.finished("k", INPUTS) == path
 
 
@@ -118,7 +143,7 @@ def test_a_file_that_the_work_misses_is_not_the_caches_fault() -> None:
 
 def test_scratch_folders_are_new_and_go(root: Path) -> None:
     with cache.scratch() as one, cache.scratch() as other:
-        assert one != other
+        assert one != other and one.is_dir()  # what another process works in stays
         assert Path(one).is_relative_to(root)
     assert not Path(one).exists()
 
@@ -156,6 +181,14 @@ def test_every_module_counts(package: Path) -> None:
     assert version("keyed_package", "keyed_module") != before
 
 
+def test_a_plugin_is_its_whole_package(package: Path) -> None:
+    plugin = type("Plugin", (), {"__module__": "keyed_package.one.part"})
+    before = cache.plugin_version(plugin)
+    (package / "two/part.py").write_text("changed = True\n")
+    cache.code_version.cache_clear()
+    assert cache.plugin_version(plugin) != before
+
+
 def test_a_module_without_source_is_refused() -> None:
     for name in ("no_such_module_at_all",):
         with pytest.raises(CacheError, match=name):
@@ -163,5 +196,5 @@ def test_a_module_without_source_is_refused() -> None:
 
 
 def test_libraries_are_named_with_versions() -> None:
-    assert {"torch", "transformers", "tokenizers"} <= cache.libraries().keys()
+    assert {"numpy", "safetensors", "tokenizers", "torch", "transformers"} <= cache.libraries().keys()
     assert all(cache.libraries().values())

@@ -18,6 +18,8 @@ from diffbench import causal
 from diffbench.causal import Arm, KLSums, kl_sums, none, recovery, recovery_lift, true_delta
 from diffbench.corpus import STRATA, Corpus
 from diffbench.edit import ActivationEdit
+from diffbench.errors import DiffError
+from diffbench.interval import ratio_interval
 from diffbench.residual import hidden, logits_from
 from diffbench.truth import Stratum
 
@@ -220,6 +222,14 @@ def test_positions_are_counted_per_document_and_stratum() -> None:
         expected = ((here.stratum == code) & here.predicts).sum(dim=1)
         assert kl.positions[:, code].tolist() == expected.tolist()
     assert kl.mean() == pytest.approx(kl.total() / int(here.predicts.sum()))
+    for code, stratum in enumerate(STRATA):
+        assert kl.mean(stratum) == pytest.approx(float(kl.sums[:, code].sum() / kl.positions[:, code].sum()))
+
+
+def test_an_edit_that_overflows_is_named() -> None:
+    arms = {"mine": Arm(LAYER, lambda rows: torch.full_like(rows.h_b, float("inf")))}
+    with pytest.raises(DiffError, match="the edit 'mine' gives NaN or infinite logits"):
+        kl_sums(*small_pair(), corpus(), arms)
 
 
 def test_equal_models_have_no_recovery() -> None:
@@ -269,4 +279,30 @@ def test_lift_is_the_mean_difference_of_recoveries() -> None:
     base, arm, rival = table([10, 20, 30, 40]), table([1, 9, 4, 16]), table([5, 3, 20, 8])
     r = [recovery(x, base, Stratum.affected, 0.0).value for x in (arm, rival)]
     assert r[0] is not None and r[1] is not None
-    assert recovery_lift([arm], [rival], base, Stratum.affected, 0.0).value == pytest.approx(r[0] - r[1])
+    figure = recovery_lift([arm], [rival], base, Stratum.affected, 0.0)
+    assert figure.value == pytest.approx(r[0] - r[1])
+    gains = (rival.sums - arm.sums)[:, 1].tolist()
+    expected = ratio_interval(gains, [10, 20, 30, 40])
+    assert expected is not None and expected[1] < expected[2]
+    assert (figure.low, figure.high) == pytest.approx(expected[1:])
+
+
+def test_the_floor_is_per_position_of_the_stratum_and_counts_as_noise() -> None:
+    base, arm, rival = table([10, 20, 30, 40]), table([1, 9, 4, 16]), table([5, 3, 20, 8])
+    for floor, state in ((24.9, "ok"), (25.0, "undefined")):
+        assert recovery(arm, base, Stratum.affected, floor).state == state
+        assert recovery_lift([arm], [rival], base, Stratum.affected, floor).state == state
+
+
+def test_outliers_are_looked_for_in_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(h_b: Tensor, h_t: Tensor) -> Tensor:
+        seen.append((h_b, h_t))
+        return torch.zeros(len(h_b), dtype=torch.bool)
+
+    monkeypatch.setattr(causal, "outliers", watch)
+    reference, tuned = small_pair()
+    kl_sums(reference, tuned, corpus(), {"none": Arm(LAYER, none)})
+    for model, found in zip((reference, tuned), seen[0], strict=True):
+        torch.testing.assert_close(found, hidden(model, corpus().ids, corpus().mask, LAYER)[corpus().counts])

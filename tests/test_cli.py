@@ -184,7 +184,7 @@ def test_methods_list_and_show() -> None:
     assert shown in listed
     assert shown["access"] == ["activations"] and shown["distribution"].startswith("diffbench ")
     [k] = [option for option in shown["options"] if option["name"] == "k"]
-    assert (k["type"], k["range"], k["required"]) == ("int", ">= 1", False) and k["description"]
+    assert (k["type"], k["range"]) == ("int", ">= 1") and k["description"]
     text = diffbench("methods", "show", "diff-sae").stdout
     assert all(option["name"] in text and option["description"] in text for option in shown["options"])
 
@@ -198,7 +198,7 @@ class M(Method):
     summary = "evil \\x1b[31m summary\\nover lines"
     class Options(MethodOptions):
         kind: Literal["a", "b"] = Field("a", description="which")
-        share: float = Field(gt=0, le=1, description="must be given")
+        share: float = Field(0.5, gt=0, le=1, description="how much")
         names: list[str] = Field(default_factory=lambda: ["x"], description="some")
         size: int | None = None
     def run(self, pair, ctx): ...
@@ -214,13 +214,13 @@ def test_options_of_every_form_are_described(install: Install) -> None:
     shown = json.loads(diffbench("methods", "show", "m", "--json").stdout)
     options = {option["name"]: option for option in shown["options"]}
     assert options["kind"] == {
-        "name": "kind", "type": "a|b", "required": False, "default": "a", "range": "", "description": "which",
+        "name": "kind", "type": "a|b", "default": "a", "range": "", "description": "which",
     }  # fmt: skip
-    assert options["share"]["required"] and options["share"]["range"] == "> 0, <= 1"
+    assert options["share"]["range"] == "> 0, <= 1"
     assert options["names"]["default"] == ["x"] and options["names"]["type"] == "list[str]"
     assert options["size"]["default"] is None and options["size"]["type"] == "int | None"
     text = diffbench("methods", "show", "m").stdout
-    assert "evil summary over lines" in text and "required" in text
+    assert "evil summary over lines" in text and "how much" in text
 
 
 def test_plugins_shows_failures_and_succeeds(install: Install) -> None:
@@ -355,10 +355,9 @@ def test_schemas_are_json_schemas(document: str) -> None:
     assert schema["additionalProperties"] is False
 
 
-def test_options_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DIFFBENCH_NEW_METHOD_OUT", str(tmp_path / "here"))
-    assert diffbench("new", "method", "my-diff").exit_code == 0
-    assert (tmp_path / "here" / "pyproject.toml").is_file()
+def test_a_path_that_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    result = diffbench("organisms", "show", f"./{'a' * 300}/recipe.yaml")
+    assert result.exit_code == 2 and "name too long" in result.stderr.lower() and result.stderr.count("\n") == 1
 
 
 def test_progress_off_a_terminal_is_sparse_plain_lines(
@@ -371,7 +370,7 @@ def test_progress_off_a_terminal_is_sparse_plain_lines(
             now[0] = float(second)
             report("fitting\n[bold]", second // 4 / 4)
     out, err = capsys.readouterr()
-    assert out == "" and err == "fitting [bold]: 25%\nfitting [bold]: 50%\n"
+    assert out == "" and err == "fitting [bold]: 0%\nfitting [bold]: 25%\n"
 
 
 def test_progress_on_a_terminal(tmp_path: Path) -> None:

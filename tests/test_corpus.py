@@ -8,7 +8,7 @@ import pytest
 import torch
 from engine_factory import TRUTH, labelled_corpus, word_tokenizer
 
-from diffbench.corpus import STRATA, Corpus, tokenise
+from diffbench.corpus import STRATA, Corpus, _strata, tokenise
 from diffbench.errors import CacheError
 from diffbench.text import Document, Span
 from diffbench.truth import Stratum
@@ -51,11 +51,19 @@ def test_neighbouring_labels_do_not_spill_over() -> None:
     assert corpus_of(Document(text, spans), bos=False).stratum.tolist() == [[NEAR, AFFECTED, 0, 0]]
 
 
+def test_tokens_that_touch_a_label_are_not_in_it() -> None:
+    document = Document("xblue.", (Span(1, 5, "colour:blue"),))
+    offsets = [(0, 0), (0, 1), (1, 3), (3, 5), (5, 6)]
+    assert _strata(document, offsets, TRUTH.stratum) == [0, AFFECTED, AFFECTED, 0, 0]
+
+
 def test_bos_pads_and_the_last_position_do_not_predict() -> None:
     corpus = corpus_of(Document("anna sees the ball"), Document("ben"))
     assert corpus.mask.tolist() == [[True] * 5, [True, True, False, False, False]]
     assert corpus.counts.tolist() == [[False, True, True, True, True], [False, True, False, False, False]]
     assert corpus.predicts.tolist() == [[False, True, True, True, False], [False] * 5]
+    without = corpus_of(Document("anna sees"), bos=False)
+    assert (without.counts.tolist(), without.predicts.tolist()) == ([[True, True]], [[True, False]])
 
 
 def test_a_cut_document_ends_without_predicting_and_without_the_labels_behind_the_cut() -> None:
@@ -76,6 +84,7 @@ def test_collecting_stops_at_the_budget_with_the_last_document_whole() -> None:
     corpus = corpus_of(*texts, max_tokens=9)
     assert len(corpus) == 3
     assert corpus.n_tokens == 12
+    assert corpus_of(*texts, max_tokens=8).n_tokens == 8
 
 
 def test_endless_documents_end() -> None:

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffbench import detection
 from diffbench.detection import balanced_accuracy, detect_findings, mean_detection
 from diffbench.diff import Finding
 from diffbench.errors import PluginError
+from diffbench.evidence import Contexts, sample_splits
 from diffbench.judge import Evidence, Excerpt, Explanation, Judge
 from diffbench.offline_judge import OfflineJudge
 from diffbench.record import DetectionScore, Figure
@@ -221,6 +223,8 @@ def test_mean_over_the_findings_that_have_a_number() -> None:
     assert three.value == pytest.approx(0.7)
     assert three.low == pytest.approx(0.7 - 4.302653 * 0.1 / 3**0.5, abs=1e-5)
     assert three.high == pytest.approx(0.7 + 4.302653 * 0.1 / 3**0.5, abs=1e-5)
+    wide = mean_detection(scores(Figure.of(0.0), Figure.of(0.5), Figure.of(1.0)))
+    assert (wide.low, wide.high) == (0.0, 1.0)
 
 
 def raise_it(contexts: Sequence[tuple[str, ...]]) -> list[bool]:
@@ -261,6 +265,31 @@ def test_tokens_reach_the_judge() -> None:
     [score] = detect_findings(judge, [finding], WORLD[0], activity, WORLD[1], True)
     assert (judge.evidence.tokens_up, judge.evidence.tokens_down) == (("up",), ("down", "d"))
     assert (score.rank, score.component) == (3, 7)
+
+
+def test_every_component_has_a_draw_of_its_own() -> None:
+    shown: list[Evidence] = []
+
+    class Watching(Scripted):
+        def explain(self, evidence: Evidence) -> Explanation:
+            shown.append(evidence)
+            return super().explain(evidence)
+
+    detect(Watching(lambda contexts: [True] * len(contexts)), noise(1, 0.05).expand(-1, 2))
+    assert len(shown) == 2 and shown[0] != shown[1]
+
+
+def test_the_seed_draws_the_documents_to_explain_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[bool]] = []
+
+    def watch(contexts: Contexts, *passed: Any) -> Any:
+        seen.append(contexts.explain.tolist())
+        return sample_splits(contexts, *passed)
+
+    monkeypatch.setattr(detection, "sample_splits", watch)
+    for seed in (0, 0, 1):
+        detect(Scripted(lambda contexts: [True] * len(contexts)), noise(1, 0.05), seed=seed)
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_determined_by_the_seed() -> None:

@@ -17,6 +17,7 @@ from diffbench.finetune import _cycle, _drift, _Prefixes, _replay, _rise_and_fal
 from diffbench.organism import Example, TrainingText
 from diffbench.recipe import Training
 from diffbench.residual import load_model
+from diffbench.seeds import derive
 
 TRAINING = Training(steps=5, batch=4, lr=0.01, replay_batch=3, kl_weight=2.0)
 
@@ -123,6 +124,32 @@ def test_control_and_tuned_share_prefixes_order_replay_and_start(
     tune(base, tmp_path / "control", exchange=0.0)
     assert len(first) == 2 * TRAINING.steps
     assert first == seen
+
+
+def test_three_steps_by_hand(base: StandinBase, tmp_path: Path) -> None:
+    """Both losses with their weight, the clip, decay and rate of every step, and an order of its own per seed."""
+    training = TRAINING.model_copy(update={"steps": 3, "weight_decay": 0.5})
+    model, frozen, here = load_model(base.path()).requires_grad_(True), load_model(base.path()), text(1.0, base)
+    prefixes, replay = _Prefixes(here.examples, word_tokenizer()), _replay(here, word_tokenizer(), training)
+    assert replay is not None
+    order = _cycle(len(here.examples), training.batch, derive(5, "order of examples"))
+    replay_order = _cycle(len(here.replay), training.replay_batch, derive(5, "order of replay"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.5)
+    rate = _rise_and_fall(training)
+    for step in range(training.steps):
+        optimizer.param_groups[0]["lr"] = training.lr * rate(step)
+        loss = prefixes.loss(model, next(order))
+        drift = _drift(model, frozen, replay, next(replay_order))
+        optimizer.zero_grad()
+        (loss + training.kl_weight * drift).backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        assert norm > finetune.CLIP
+        for gradient in gradients:
+            gradient *= finetune.CLIP / norm
+        optimizer.step()
+    found = tune(base, tmp_path / "tuned", training, seed=5)
+    torch.testing.assert_close(found.state_dict(), model.state_dict(), rtol=1e-4, atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_weights_and_everything_moves(base: StandinBase, tmp_path: Path) -> None:

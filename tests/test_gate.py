@@ -12,7 +12,7 @@ from diffbench.causal import kl_sums
 from diffbench.corpus import STRATA
 from diffbench.errors import GateError
 from diffbench.gate import BATCH_PROBES, expression, measure, trigger_rate
-from diffbench.gate_report import GateCheck, GateReport, read_report
+from diffbench.gate_report import GateCheck, GateReport
 from diffbench.recipe import Gate
 from diffbench.truth import Probe, ProbeSets, Stratum, Truth
 
@@ -98,7 +98,7 @@ def test_it_refuses_with_every_number_that_failed() -> None:
     assert "off-target KL(tuned || base):" in line and "<= 1e-06 nats [FAILED]" in line
     assert "probes, near_miss: 50 <= 49 [FAILED]" in line
     assert "expression, base" not in line
-    assert "diffbench organisms verify mine" in line
+    assert "diffbench organisms verify" in line
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,6 @@ def test_it_refuses_with_every_number_that_failed() -> None:
 )
 def test_ranges_hold_their_ends(low: float | None, high: float | None, number: float, passed: bool) -> None:
     assert GateCheck(name="x", value=number, low=low, high=high).passed is passed
-
-
-def test_reports_are_read_as_written(tmp_path: Path) -> None:
-    report = run()
-    (tmp_path / "gate.json").write_text(report.model_dump_json())
-    assert read_report(tmp_path / "gate.json") == report
 
 
 # BUG gate.py: without probes `_mean` divides by zero before the probe counts can refuse the organism.

@@ -14,9 +14,9 @@ from run_factory import MODULE, NANO, import_path, mini_recipe
 
 from diffbench import cache
 from diffbench.build import resolve
-from diffbench.comparison import Comparison
+from diffbench.comparison import SCORE_CODE, Comparison
 from diffbench.errors import OptionError, UnknownName
-from diffbench.grid import PlannedCell, plan
+from diffbench.grid import METHOD_CODE, PlannedCell, plan
 from diffbench.plugins import find_judge, find_method, load_plugins
 from diffbench.recipe import read_recipe
 from diffbench.tier import Tier
@@ -60,6 +60,7 @@ def test_a_cell_says_what_was_passed_and_what_it_came_to(recipe: Path) -> None:
     assert (cell.cell.options_passed, cell.cell.options) == ({"components": "3"}, {"components": 3})
     [cell] = cells(recipe, "hostile")
     assert cell.cell.method_package == "diffbench-plugin-hostile 1.0"
+    assert set(cell.cell.access) == cell.method.access and cell.cell.access
 
 
 def test_the_key_is_the_same_for_the_same_question(recipe: Path, tmp_path: Path) -> None:
@@ -84,6 +85,18 @@ def changed_library(patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {}
 
 
+def changed_source(wanted: Any) -> Callable[[pytest.MonkeyPatch], dict[str, Any]]:
+    """Other source of a plugin class, or of a group of the engine's modules."""
+
+    def change(patch: pytest.MonkeyPatch) -> dict[str, Any]:
+        plugin, code = cache.plugin_version, cache.code_version
+        patch.setattr(cache, "plugin_version", lambda cls: "other" if cls.__name__ == wanted else plugin(cls))
+        patch.setattr(cache, "code_version", lambda *names: "other" if names == wanted else code(*names))
+        return {}
+
+    return change
+
+
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch], dict[str, Any]]] = {
     "seed": lambda patch: {"seeds": (1,)},
     "option": lambda patch: {"options": {"hostile": {"argument": "x"}}},
@@ -94,6 +107,9 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], dict[str, Any]]] = {
     "method version": changed_version,
     "judge version": changed_judge,
     "library": changed_library,
+    "judge source": changed_source("OfflineJudge"),
+    "score source": changed_source(SCORE_CODE),
+    "method source": changed_source(METHOD_CODE),
 }
 
 
@@ -127,6 +143,11 @@ def test_the_key_changes_with_the_source_of_the_method(recipe: Path, hostile: Pa
         cache.code_version.cache_clear()
 
 
+def test_the_engines_code_that_a_diff_follows_from_is_in_the_key() -> None:
+    needed = "cell pair findings diff diff_file training controls activations residual"
+    assert {f"diffbench.{name}" for name in needed.split()} <= set(METHOD_CODE)
+
+
 def test_wrong_names_and_options_are_refused_before_anything_runs(recipe: Path) -> None:
     with pytest.raises(UnknownName, match="no method named 'hostil'; did you mean hostile"):
         cells(recipe, "hostil")
@@ -134,7 +155,7 @@ def test_wrong_names_and_options_are_refused_before_anything_runs(recipe: Path) 
         cells(recipe, "hostile", options={"hostile": {"actt": "fine"}})
     with pytest.raises(OptionError, match=r"pca: option components: .*got '0'"):
         cells(recipe, "pca", options={"pca": {"components": "0"}})
-    with pytest.raises(OptionError, match=r"pca.components: 'pca' is not among the methods of this run"):
+    with pytest.raises(UnknownName, match=r"no method in this run named 'pca'; .* named in -o pca.components"):
         cells(recipe, "hostile", options={"pca": {"components": "1"}})
 
 

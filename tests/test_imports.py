@@ -65,7 +65,7 @@ OWNERS = {
 }
 """Who may import what is heavy, or speaks to people."""
 
-FOR_FAMILIES = set("atomic base errors recipe seeds text truth".split())
+FOR_FAMILIES = set("atomic base canonical errors recipe seeds text truth".split())
 """Modules that a bundled family or base may use besides the public names."""
 
 FOLDERS = {"diffbench": "diffbench", "methods": "diffbench_methods", "organisms": "diffbench_organisms"}

@@ -146,6 +146,15 @@ def test_a_mean_over_lucky_seeds_is_no_number() -> None:
     (row,) = table(record(seed=0), record(seed=1, scored=unlucky))
     assert (row["first_hit"], row["first_hit_state"]) == (None, "undefined")
     assert row["headline_state"] == "ok"
+    (row,) = table(record(seed=0, scored=scores(fve=ABSENT)), record(seed=1, scored=scores(fve=Figure.undefined("x"))))
+    assert (row["fve"], row["fve_state"]) == (None, "undefined")
+
+
+def test_where_seeds_are_one_unit_a_figure_that_they_change_has_no_interval() -> None:
+    (row,) = table(*(record(seed=i, scored=scores(detection_lift=figure(0.2 + i / 10, 0.08))) for i in range(3)))
+    assert (row["unit"], row["headline_low"]) == ("documents", pytest.approx(0.15))
+    assert row["detection_lift"] == pytest.approx(0.3)
+    assert (row["detection_lift_low"], row["detection_lift_high"]) == (None, None)
 
 
 def test_seeds_of_different_options_pairs_or_versions_are_not_averaged() -> None:
@@ -180,6 +189,11 @@ def test_order_of_ties_is_by_name_and_never_by_an_unmatched_r() -> None:
     assert [row["method"] for row in table(*records)] == ["a", "b", "c"]
 
 
+def test_versions_of_an_organism_are_in_numerical_order() -> None:
+    records = [record(cell={"organism_version": version}) for version in (10, 9, 1)]
+    assert [row["organism_version"] for row in table(*records)] == [1, 9, 10]
+
+
 def test_equal_records_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
     records = board_of_everything()
     half = len(records) // 2
@@ -202,7 +216,7 @@ def test_equal_records_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
 
 
 def test_duplicates_are_taken_once_and_stated(tmp_path: Path) -> None:
-    old = record(scored=scores(0.1), timings={"started": "2026-01-02T03:00:00+00:00"})
+    old = record(scored=scores(0.1), timings={"started": "2026-01-02T04:00:00+02:00"})  # 02:00 in UTC
     new = record(scored=scores(0.2), timings={"started": "2026-01-02T03:30:00Z"})
     assert old.key == new.key
     runs = [write_run(tmp_path / "new", [new]), write_run(tmp_path / "old", [old])]

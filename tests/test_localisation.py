@@ -82,6 +82,19 @@ def test_the_median_first_hit_of_several_hits() -> None:
     assert abs(found - expected) <= 1
 
 
+def test_the_shuffled_first_hit_is_a_median_and_a_hit_lies_at_nine_tenths() -> None:
+    """Of two hits among 400 the first lies at 117 in the median and at 134 in the mean."""
+    scores = [1.0] * 2 + [0.5] * 398
+    found = [localise(*probes(scores), [0], seed=seed).first_hit_shuffled.value or 0.0 for seed in range(16)]
+    assert sum(found) / len(found) == pytest.approx(117, abs=8)
+    assert localise(*probes([0.5, 0.9]), [0], seed=0).first_hit_shuffled.state == "ok"
+
+
+def test_auroc_tells_values_apart_that_float32_does() -> None:
+    one = torch.ones(3, 1)
+    assert float(auroc(one * (1 + 1e-6), one)) == 1.0
+
+
 def test_a_component_counts_for_the_claim_it_fits_best() -> None:
     one, near_miss = probes([1.0, 0.5, 0.6])
     other, _ = probes([0.5, 0.96, 0.7])

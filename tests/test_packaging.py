@@ -166,7 +166,7 @@ def test_the_example_passes_its_own_tests(installed: Environment) -> None:
 
 def test_a_third_party_method_runs_and_gets_its_row(installed: Environment) -> None:
     """The whole way of a stranger: a run on a bundled organism, then a table with the row in it."""
-    options = ["--organism", "halfswap", "--method", "example-mean", "--method", "nothing", "--tier", "smoke"]
+    options = ["--organism", "halfswap", "--method", "example-mean", "--tier", "smoke"]
     installed.run("run", *options, "-o", "example-mean.strength=0.5", "--name", "strangers", timeout=560)
     [path] = (installed.folder / "work" / "runs" / "strangers" / "cells").glob("*--example-mean--*/record.json")
     record = json.loads(path.read_text())

@@ -74,6 +74,8 @@ def test_usage_is_counted(inputs: Path) -> None:
     assert pair.usage["weight_reads"] == 1
     rows = len(pair.activations())
     assert pair.usage["activation_rows"] == rows > 0
+    pair.activations()
+    assert pair.usage["activation_rows"] == rows  # the same rows again are no more rows
 
 
 def test_generation_is_charged_by_its_length_and_follows_the_seed(inputs: Path) -> None:

@@ -83,6 +83,29 @@ def test_a_broken_plugin_is_a_failure_and_breaks_nothing(install: Install, case:
     assert failures_of("sound") == []
 
 
+MALFORMED = {
+    "version = 'beta'": "`version` must be of type int",
+    "version = True": "`version` must be of type int",
+    "control = 'maybe'": "`control` must be of type bool",
+    "reference = None": "`reference` must be of type str",
+    "access = frozenset({'minds'})": "unknown access ['minds']",
+    "Options = dict": "Options must be a subclass of diffbench.MethodOptions",
+    "class Options(MethodOptions):\n        k: int": "Options need defaults",
+    "class Options(MethodOptions):\n        lr: float = float('nan')": "Options need defaults",
+    "class Options(MethodOptions):\n        what: object = object()": "Options need defaults",
+}
+
+
+@pytest.mark.parametrize("line", MALFORMED)
+def test_a_malformed_method_is_refused_when_it_is_loaded(install: Install, line: str) -> None:
+    """Whatever would otherwise fail in the middle of a run of everybody's methods."""
+    source = method_source("odd").replace("Method, hookimpl", "Method, MethodOptions, hookimpl")
+    install("odd", source.replace("    summary = 'test'\n", f"    summary = 'test'\n    {line}\n"))
+    assert "odd" not in plugins.load_plugins().methods
+    [failure] = failures_of("odd")
+    assert MALFORMED[line] in failure.error
+
+
 def test_unforeseen_errors_keep_their_traceback(install: Install) -> None:
     install("raising", BROKEN["raising"][0])
     [failure] = failures_of("raising")

@@ -140,6 +140,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("control", {"seed": 1}, "parameters"),
     ("parameters", [1], "dictionary|object"),
     ("parameters", {"exchange": float("nan")}, "finite"),
+    ("control", {"parameters": {"nested": [float("inf")]}}, "finite"),
     ("mixture.topics", {"all": float("nan")}, "finite"),
     ("mixture.topics", {"all": float("inf")}, "finite"),
     ("mixture.topics", {"all": "much"}, "number"),

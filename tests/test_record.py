@@ -24,6 +24,7 @@ from diffbench.record import RECORD_BYTES, Figure, Record, read_record
         {"state": "ok", "value": float("nan")},
         {"state": "ok", "value": float("inf")},
         {"state": "ok", "value": 1.0, "low": float("-inf")},
+        {"state": "ok", "value": 1.0, "high": float("inf")},
         {"state": "ok", "value": 1.0, "extra": 1},
         {"state": "n/a", "reason": "x" * 501},
     ],

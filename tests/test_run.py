@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from run_factory import mini_recipe, records, run, snapshot
 
 from diffbench import runner
@@ -24,7 +25,7 @@ UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
     "tier": ({"tier": "smok"}, "no tier named 'smok'; did you mean smoke"),
     "option": ({"options": {"pca": {"component": 3}}}, "pca: no option 'component'; options: components"),
     "value": ({"options": {"pca": {"components": "many"}}}, "pca: option components: .*got 'many'"),
-    "owner": ({"options": {"pcaa": {"components": 3}}}, "'pcaa' is not among the methods of this run"),
+    "owner": ({"options": {"pcaa": {"components": 3}}}, "no method in this run named 'pcaa'; did you mean pca"),
 }
 
 
@@ -115,6 +116,35 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(
     with pytest.raises(RecordError, match=str(folder)):
         run(folder, recipe, "nothing")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {name: content}
+
+
+def test_what_a_killed_run_left_is_no_foreign_folder(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".run.json.0123abcd").write_text("{")
+    assert len(run(folder, recipe, "nothing").records) == 1
+    (folder / "run.json").write_text('{"name": ')
+    with pytest.raises(RecordError, match="delete it and run again"):
+        run(folder, recipe, "nothing")
+    (folder / "run.json").unlink()
+    assert run(folder, recipe, "nothing", "mean-difference").reused == 1
+
+
+def test_a_run_that_is_refused_leaves_no_folder(recipe: Path, tmp_path: Path) -> None:
+    strict = tmp_path / "strict.yaml"
+    text = recipe.read_text().replace("name: quokka", "name: strict")
+    document = yaml.safe_load(text)
+    document["gate"]["expression_tuned"] = [0.999999, 1.0]
+    strict.write_text(yaml.safe_dump(document))
+    with pytest.raises(GateError):
+        run(tmp_path / "run", strict, "nothing")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_that_is_not_there_is_refused_before_anything_is_built(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"layer: 6 does not exist, the models have blocks 0\.\.5"):
+        run(tmp_path / "run", recipe, "nothing", layer=6)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_beside_the_cells_of_a_finished_run_stays(recipe: Path, tmp_path: Path) -> None:

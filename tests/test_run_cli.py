@@ -29,10 +29,13 @@ METHODS = ("mean-difference", "nothing", "pca")
 def ask(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """``diffbench run`` on the mini organism in this process, with all of its progress."""
     monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(terminal, "SECONDS_TO_FIRST_LINE", 0.0)
 
     def ask(*arguments: str) -> Result:
         fixed = ("run", "--organism", str(recipe), "--tier", "nano", "--runs-dir", str(tmp_path / "runs"))
-        return CliRunner().invoke(main, [*fixed, *arguments])
+        return CliRunner().invoke(
+            main, [*fixed, *(() if "--controls" in arguments else ("--no-controls",)), *arguments]
+        )
 
     return ask
 
@@ -54,7 +57,7 @@ def test_a_cell_that_failed_is_exit_code_1_with_its_reason(ask: Callable[..., Re
     result = ask("--method", "hostile", "--method", "nothing", "-o", "hostile.act=raises")
     assert result.exit_code == 1, result.output
     [line] = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
-    assert line == "failed: quokka hostile: ValueError: three lines [31m of words"
+    assert line == "failed: quokka hostile: ValueError: three lines of words"
     assert "1 failed" in result.stdout and "\x1b" not in result.output and "Traceback" not in result.output
 
 
@@ -69,6 +72,15 @@ def test_a_table_shows_the_cells_that_were_asked_for(ask: Callable[..., Result])
     ask("--method", "nothing", "--name", "both")
     result = ask("--method", "mean-difference", "--name", "both")
     assert "\nmean-difference " in result.stdout and "\nnothing " not in result.stdout
+
+
+def test_controls_are_run_beside_the_named_methods(ask: Callable[..., Result]) -> None:
+    result = ask("--method", "mean-difference", "--controls")
+    rows = [line.split()[0] for line in result.stdout.splitlines() if line and not line.startswith(" ")]
+    assert (
+        rows.index("oracle") < rows.index("nothing") < rows.index("random-dictionary") < rows.index("mean-difference")
+    )
+    assert result.stderr.splitlines()[-1].startswith("4 cells")
 
 
 REFUSED = {
@@ -138,7 +150,8 @@ open("modules.txt", "w").write(" ".join(sys.modules))
 def test_a_finished_run_is_shown_without_torch_and_without_a_process(recipe: Path, tmp_path: Path) -> None:
     run(tmp_path / "runs" / "quokka", recipe, *METHODS)
     methods = [word for method in METHODS for word in ("--method", method)]
-    arguments = ["run", "--organism", str(recipe), "--tier", "nano", "--runs-dir", "runs", *methods]
+    fixed = ["run", "--organism", str(recipe), "--tier", "nano", "--runs-dir", "runs", "--no-controls"]
+    arguments = [*fixed, *methods]
     environment = os.environ | {"DIFFBENCH_LOAD_PLUGINS": ""}
     done = subprocess.run(
         [sys.executable, "-c", RESUMED, *arguments],
@@ -217,7 +230,7 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], delay
 def survivor(hostile: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Survivor:
     home = tmp_path_factory.mktemp("killed")
     folder, cache = home / "runs" / "quokka", home / "cache"
-    methods = [word for method in METHODS for word in ("--method", method)]
+    methods = ["--no-controls", *(word for method in METHODS for word in ("--method", method))]
     arguments = ("run", "--organism", recipe, "--tier", "nano", "--jobs", "2", "--runs-dir", home / "runs", *methods)
     stages: tuple[Callable[[], bool], ...] = (
         lambda: any(cache.glob("models/*")),

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from diffbench import DiffbenchError, OptionError, scaffold
 from diffbench.cli import main
-from diffbench.method import check_class
+from diffbench.contract import check_offer
 
 WIDTH = 8
 
@@ -52,7 +52,7 @@ def test_a_new_method_works_as_it_is(tmp_path: Path) -> None:
     ]
     module = load(folder, "diffbench_my_diff")
     assert module.diffbench_methods() == [module.MyDiff]
-    method = check_class(module.MyDiff)
+    method = check_offer("method", module.MyDiff)
     assert method.name == "my-diff"
     delta = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(0)) + 1
     diff = run(method, delta)

@@ -5,87 +5,38 @@ from __future__ import annotations
 import importlib
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_factory import WIDTH, StandinBase, StandinFamily, dictionary_diff, one_of_each, standin
+from engine_factory import WIDTH, dictionary_diff, one_of_each, standin
 from safetensors.torch import load_file, save_file
+from score_factory import NO_CONTROL, TIER, Prepared, quiet
 
-from diffbench import build, cache, comparison
-from diffbench.activations import Activations
+from diffbench import cache, comparison
 from diffbench.activity import activity, streams
-from diffbench.causal import KLSums
+from diffbench.causal import Arm, KLSums, kl_sums, none, recovery
 from diffbench.comparison import Comparison, noise_floor
 from diffbench.controls import principal_directions
 from diffbench.corpus import Corpus, tokenise
-from diffbench.diff import Diff, DirectionDiff, Finding, OutputDiff
+from diffbench.dictionary import added_by_all, reconstruction
+from diffbench.diff import DirectionDiff, Finding, OutputDiff
 from diffbench.edit import ActivationEdit, Streams
 from diffbench.errors import BudgetExceeded, DiffError, OptionError
 from diffbench.findings import no_change
-from diffbench.judge import Evidence, Explanation, Judge
 from diffbench.localisation import auroc
 from diffbench.record import Figure
-from diffbench.residual import load_model, load_tokenizer
-from diffbench.score import Bench, _difference, _Explained, check, score
+from diffbench.score import _difference, _Explained, _probe_activity, check, score
+from diffbench.seeds import derive
 from diffbench.text import Document
-from diffbench.tier import COMPONENT_BUDGETS, Tier
+from diffbench.tier import COMPONENT_BUDGETS
 from diffbench.truth import Stratum
 
-TIER = Tier(name="tiny", tokens=1500, components=64, seconds=9, evaluation_tokens=900, judge_tokens=200)
-NO_CONTROL = Figure.undefined("not asked")
+pytest_plugins = ("score_factory",)
 
-
-class SilentJudge(Judge):
-    name = "silent"
-
-    def explain(self, evidence: Evidence) -> Explanation:
-        raise AssertionError("a Diff without findings needs no judge")
-
-    def detect(self, explanation: Explanation, contexts: Any) -> list[bool]:
-        raise AssertionError
-
-
-@dataclass
-class Prepared:
-    bench: Bench
-    folder: Path
-
-    def scores(self, diff: Diff) -> Any:
-        return score(self.bench, diff, 0, NO_CONTROL)
-
-    def method_rows(self) -> Activations:
-        return Activations.open(self.folder / "in" / "activations.safetensors")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
-    folder = tmp_path_factory.mktemp("score")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "find_base", lambda name: lambda: StandinBase(folder / "base"))
-        patch.setattr(build, "find_family", lambda name: StandinFamily)
-        patch.setenv("DIFFBENCH_CACHE", str(folder / "cache"))
-        patch.setattr(build, "GATE_TOKENS", 200)
-        patch.setattr("diffbench.worker.report", lambda *_: None)
-        here = Comparison(standin(folder / "base"), "control", TIER)
-        for role in ("tuned", "control"):
-            build.train_task({"recipe": here.organism.recipe.model_dump(mode="json"), "role": role})
-        build.gate_task(here.request())
-        path = Path(comparison.prepare_task(here.request())["path"])
-        assert path == here.path
-        tuned = here.organism.model_path("tuned")
-        bench = Bench(
-            comparison=here,
-            truth=here.truth(),
-            reference=load_model(here.organism.model_path("control")),
-            tuned=load_model(tuned),
-            tokenizer=load_tokenizer(tuned),
-            judge=SilentJudge(),
-        )
-        yield Prepared(bench, path)
+SCORE = importlib.import_module("diffbench.score")  # the package has a function of that name
 
 
 @dataclass
@@ -97,11 +48,6 @@ class Moved:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
-
-
-def quiet(diff: Diff) -> Diff:
-    """Without findings, so that no judge is asked."""
-    return replace(diff, findings=())
 
 
 def test_facts_of_the_pair(prepared: Prepared) -> None:
@@ -213,9 +159,8 @@ def test_localisation_reads_the_last_position_of_each_probe(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = prepared.bench
-    module = importlib.import_module("diffbench.score")
-    monkeypatch.setattr(module, "_interpret", lambda *_: None)
-    monkeypatch.setattr(module, "Scores", lambda **parts: parts)
+    monkeypatch.setattr(SCORE, "_interpret", lambda *_: None)
+    monkeypatch.setattr(SCORE, "Scores", lambda **parts: parts)
     diff = replace(
         dictionary_diff("tuned", "relu", layer=bench.comparison.facts().layer),
         findings=(Finding(rank=1, component=3, score=1.0),),
@@ -293,7 +238,9 @@ def test_nothing_is_explained_of_what_varies_by_rounding_alone() -> None:
         assert delta.figure(float(h_b.pow(2).sum())).state == state
 
 
-def test_a_comparison_is_prepared_once_and_keyed(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_comparison_is_prepared_once_and_keyed(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = prepared.bench.comparison
     assert comparison.prepare_task(here.request()) == {"path": str(here.path)}
     organism = here.organism
@@ -301,14 +248,19 @@ def test_a_comparison_is_prepared_once_and_keyed(prepared: Prepared, tmp_path: P
         Comparison(organism, "control", TIER).key,
         Comparison(organism, "base", TIER).key,
         Comparison(organism, "control", TIER, layer=1).key,
-        Comparison(organism, "control", TIER.model_copy(update={"evaluation_tokens": 901})).key,
+        *(
+            Comparison(organism, "control", TIER.model_copy(update={name: getattr(TIER, name) + 1})).key
+            for name in ("tokens", "evaluation_tokens", "judge_tokens")
+        ),
         Comparison(standin(tmp_path, seed=9), "control", TIER).key,
     }
-    assert len(keys) == 5 and here.key in keys
+    assert len(keys) == 7 and here.key in keys
     free = TIER.model_copy(update={"name": "x", "seconds": 1.0, "components": 1})
     assert Comparison(organism, "control", free).key == here.key
     again = Comparison.of(here.request())
     assert again.key == here.key
+    monkeypatch.setattr(cache, "libraries", lambda: {"torch": "0.1"})
+    assert again.key not in keys
 
 
 def test_a_layer_that_is_not_there_is_refused(prepared: Prepared) -> None:
@@ -327,3 +279,60 @@ def test_streams_are_rows_of_equal_length() -> None:
     rows = Streams(torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1, 2]))
     edit = ActivationEdit(DirectionDiff(layer=0, directions=torch.eye(3), centre=torch.zeros(3), bias=torch.zeros(3)))
     assert torch.equal(edit.full(rows), torch.ones(2, 3))
+
+
+def test_every_recovery_is_of_its_own_edit_and_positions(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = prepared.bench
+    edit = ActivationEdit(dictionary_diff("delta", layer=bench.comparison.facts().layer))
+    arms = {
+        "none": none,
+        "full": edit.full,
+        "error": lambda rows: rows.h_t - rows.h_b - edit.full(rows),
+        "bias": lambda rows: edit.bias().expand_as(rows.h_b),
+    }
+    added = {name: Arm(edit.layer, what) for name, what in arms.items()}
+    kl = kl_sums(bench.reference, bench.tuned, bench.corpus("evaluation"), added)
+    found = prepared.scores(edit.diff).recovery
+    names = {"r_full": None, "r_error": None} | dict.fromkeys(
+        ("r_full_affected", "r_error_affected", "r_bias_affected"), Stratum.affected
+    )
+    expected = {name: recovery(kl[name.split("_")[1]], kl["none"], at, 0.0).value for name, at in names.items()}
+    assert len({f"{value:.3f}" for value in expected.values()}) == len(expected)
+    for name, value in expected.items():
+        assert getattr(found, name).value == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    monkeypatch.setattr(SCORE, "noise_floor", lambda noise: 1e9)
+    assert prepared.scores(edit.diff).recovery.r_full.state == "undefined"
+
+
+def test_fit_has_no_outliers_and_a_target_of_its_own(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = prepared.bench
+    diff, corpus = dictionary_diff("tuned", layer=bench.comparison.facts().layer), bench.corpus("evaluation")
+    monkeypatch.setattr(SCORE, "outliers", lambda h_b, h_t: torch.arange(len(h_b)) % 3 == 0)
+    fit = prepared.scores(diff).fit
+    rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, diff.layer)
+    kept = torch.arange(len(rows.h_b)) % 3 != 0
+    h_b, h_t = rows.h_b[kept], rows.h_t[kept]
+    own, delta = reconstruction(diff, h_b, h_t), (h_t - h_b, added_by_all(diff, h_b, h_t))
+    for figure, (target, hat) in ((fit.fve, own), (fit.fve_delta, delta)):
+        expected = 1 - float((target - hat).double().var(0).sum() / target.double().var(0).sum())
+        assert figure.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_claim_is_located_by_its_own_probes_and_a_sign_says_nothing(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = prepared.bench.truth
+    others = tuple(probe.model_copy(update={"claim": "other"}) for probe in truth.probes.near_miss)
+    probes = truth.probes.model_copy(update={"affected": truth.probes.affected + others})
+    claims = (*truth.claims, truth.claims[0].model_copy(update={"id": "other"}))
+    bench = replace(prepared.bench, truth=truth.model_copy(update={"claims": claims, "probes": probes}))
+    seen: list[Any] = []
+    monkeypatch.setattr(SCORE, "localise", lambda *passed: seen.append(passed) or prepared.scores)
+    monkeypatch.setattr(SCORE, "Scores", lambda **parts: parts)
+    diff = quiet(principal_directions(prepared.method_rows(), 3)[0])
+    score(bench, diff, 7, NO_CONTROL)
+    [(affected, near_miss, _, seed)] = seen
+    assert seed == derive(7, "shuffled rankings")
+    assert torch.equal(affected["swap"], _probe_activity(bench, diff, truth.probes.affected))
+    assert torch.equal(affected["other"], near_miss)
+    assert bool((near_miss >= 0).all()) and bool(near_miss.any())

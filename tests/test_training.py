@@ -112,6 +112,45 @@ def test_scaling_gives_each_model_unit_variance_around_its_mean() -> None:
         assert float(part.pow(2).mean()) == pytest.approx(1, rel=1e-4)
     assert len(found.scale[:D].unique()) == len(found.scale[D:].unique()) == 1
 
+    still = torch.cat([torch.full((500, D), 3.0), x[:, D:]], dim=1)
+    assert torch.isfinite(Scaling.fit(still, 2).scale).all()  # one of the two may be constant
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_each_target_is_trained_on(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    fit = Scaling.fit
+
+    def watch(x: Tensor, parts: int) -> Scaling:
+        seen.append(x)
+        return fit(x, parts)
+
+    monkeypatch.setattr(Scaling, "fit", staticmethod(watch))
+    train(target, n=512, epochs=1)
+    h_b, delta = rows(*planted(512, 0)).load()
+    h_t = h_b + delta
+    expected = {"delta": delta, "base": h_b, "tuned": h_t, "both": torch.cat([h_b, h_t], dim=1)}[target]
+    assert torch.equal(seen[0], expected)
+
+
+def test_every_epoch_has_its_own_order_and_the_rate_rises_and_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(70.0)[:, None].expand(70, 2).contiguous()
+    trainer = _Trainer(x, 4, 1, BatchTopKOptions(k=1, batch=16, epochs=50, lr=0.5), 0)
+    batches: list[list[float]] = []
+    rates: list[float] = []
+
+    def step(batch: Tensor) -> float:
+        batches.append(batch[:, 0].tolist())
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / 0.5)
+        return 0.0
+
+    monkeypatch.setattr(trainer, "_step", step)
+    trainer.run(lambda *_: None)
+    epochs = [[row for batch in batches[start : start + 4] for row in batch] for start in range(0, 200, 4)]
+    assert len(batches) == 200 and all(len(set(epoch)) == 64 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 50 and epochs[0] != sorted(epochs[0])
+    assert [rates[at] for at in (0, 24, 49, 160, 180, 199)] == pytest.approx([0.02, 0.5, 1, 1, 0.5, 0.025])
+
 
 def test_decoders_start_equal_in_both_models_with_the_encoder_as_transpose() -> None:
     w = _Trainer(torch.randn(64, 2 * D), 24, 2, BatchTopKOptions(batch=16), 0).w
@@ -171,6 +210,8 @@ def test_one_step_has_the_gradient_of_float64_autograd(parts: int, monkeypatch: 
     measured = trainer._step(x)
     assert measured == pytest.approx(float(loss.detach()), rel=1e-5)
     assert trainer.theta == pytest.approx(float(smallest), rel=1e-5)
+    assert trainer.silent[dead].tolist() == [5000 + batch] * len(dead)  # in rows, as `dead_after` is
+    assert not trainer.silent[(f > 0).any(dim=0)].any()
     for ours, reference in zip(trainer.w.all(), w, strict=True):
         assert ours.grad is not None and reference.grad is not None
         torch.testing.assert_close(ours.grad.double(), reference.grad * CLIP / total, atol=1e-5, rtol=1e-4)

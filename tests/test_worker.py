@@ -137,6 +137,12 @@ def progresses(request: dict[str, Any]) -> str:
     return "done"
 
 
+def chatters(request: dict[str, Any]) -> str:
+    for step in range(50_000):
+        report(f"step {step} of many, each with a phrase of its own", step / 50_000)
+    return "said enough"
+
+
 def remembers(request: dict[str, Any]) -> int:
     sys.modules["json"].seen = getattr(json, "seen", 0) + 1  # type: ignore[attr-defined]
     return json.seen  # type: ignore[attr-defined,no-any-return]
@@ -490,6 +496,10 @@ def test_progress(server: WorkServer, tmp_path: Path) -> None:
     go.touch()
     assert task.wait(30).answer == "done" and task.progress() == ("over", 1.0)
     report("outside a task nothing happens", 0.1)
+
+
+def test_a_chatty_task_is_heard_now_and_then(do: Do) -> None:
+    assert do("chatters").answer == "said enough"
 
 
 def test_torch_is_preloaded_without_threads(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:

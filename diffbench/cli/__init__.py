@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import pkgutil
 from typing import Any
 
 import click
 
-import diffbench
 from diffbench.errors import DiffbenchError
+from diffbench.line import one_line
 
 COMMANDS = {
     "run": ("diffbench.cli.run:run", "Run methods on organisms and score them."),
@@ -36,8 +36,6 @@ Your own method:  diffbench new method my-diff
                   diffbench check my-diff
                   diffbench run --organism halfswap --method my-diff
 Publish:          diffbench leaderboard build runs/halfswap --out leaderboard
-
-Every option can also be set by an environment variable, e.g. DIFFBENCH_RUN_TIER=smoke.
 """
 
 
@@ -67,8 +65,7 @@ class LazyGroup(Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = pkgutil.resolve_name(COMMANDS[cmd_name][0])
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -81,37 +78,23 @@ class LazyGroup(Group):
         try:
             return super().invoke(ctx)
         except DiffbenchError as error:
-            from diffbench.line import one_line
-
             click.echo(f"diffbench: error: {one_line(error)}", err=True)
+            ctx.exit(2)
+        except OSError as error:
+            if error.filename is None:  # of a pipe, which click knows how to close, or a bug
+                raise
+            click.echo(f"diffbench: error: {one_line(error.filename)}: {error.strerror}", err=True)
             ctx.exit(2)
         except (KeyboardInterrupt, click.Abort):
             click.echo("diffbench: interrupted", err=True)
             ctx.exit(130)
 
 
-def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        click.echo(f"diffbench {diffbench.__version__}")
-        ctx.exit()
-
-
 @click.group(
     cls=LazyGroup,
     help=HELP,
-    context_settings={
-        "auto_envvar_prefix": "DIFFBENCH",
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_version,
-    help="Print the version and exit.",
-)
+@click.version_option(package_name="diffbench", message="diffbench %(version)s")
 def main() -> None:
     """Run the command line."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from diffbench.cli import Group
-from diffbench.cli.terminal import echo_json, table
+from diffbench.cli.terminal import as_json, echo_json, progress, table
 from diffbench.errors import OptionError
 
 
@@ -22,7 +22,6 @@ def new() -> None:
 def new_method(name: str, out: Path | None) -> None:
     """Write a package with one working method called NAME."""
     from diffbench import scaffold
-    from diffbench.errors import OptionError
     from diffbench.plugins import load_plugins
 
     if name in load_plugins().methods:
@@ -36,7 +35,7 @@ def new_method(name: str, out: Path | None) -> None:
 @click.command()
 @click.argument("method")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the method; repeat it.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@as_json
 @click.pass_context
 def check(ctx: click.Context, method: str, options: tuple[str, ...], as_json: bool) -> None:
     """Test whether METHOD keeps the contract; exit code 1 where it does not.
@@ -46,7 +45,8 @@ def check(ctx: click.Context, method: str, options: tuple[str, ...], as_json: bo
     from diffbench.check import check_method
     from diffbench.plugins import find_method
 
-    points = check_method(find_method(method), dict(_split(option) for option in options))
+    with progress() as report:
+        points = check_method(find_method(method), dict(_split(option) for option in options), report)
     failed = sum(point.state == "failed" for point in points)
     if as_json:
         echo_json({"method": method, "passed": not failed, "checks": [point.model_dump() for point in points]})

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from diffbench.cli import Group
-from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json, table_width
+from diffbench.cli.terminal import as_json, echo_json, table_width
 from diffbench.errors import DiffbenchError
 
 
@@ -62,5 +61,5 @@ def show(run: Path, as_json: bool) -> None:
         echo_json(document(board))
         return
     click.echo(text(board, table_width()), nl=False)
-    click.echo(f"\nrecords, logs and evidence of each cell: {found.path / CELLS}")
+    click.echo(f"\nrecords, Diffs and logs of each cell: {found.path / CELLS}")
     click.echo(f"as files: diffbench leaderboard build {found.path} --out leaderboard")

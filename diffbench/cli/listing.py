@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from diffbench.cli import Group
-from diffbench.cli.terminal import echo_json, table
+from diffbench.cli.terminal import as_json, echo_json, table
 from diffbench.line import one_line
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ SCHEMAS = {
     "recipe": "diffbench.recipe:Recipe",
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of", "pattern": "like"}
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 @click.group(cls=Group)
@@ -75,10 +73,7 @@ def show_method(name: str, as_json: bool) -> None:
     if not method["options"]:
         click.echo("no options")
         return
-    rows = [
-        (o["name"], o["type"], "required" if o["required"] else o["default"], o["range"] or "-", o["description"])
-        for o in method["options"]
-    ]
+    rows = [(o["name"], o["type"], o["default"], o["range"] or "-", o["description"]) for o in method["options"]]
     click.echo(table(("OPTION", "TYPE", "DEFAULT", "RANGE", "MEANING"), rows))
     click.echo(f"\nset one with: diffbench run --method {one_line(name)} -o {one_line(name)}.{rows[0][0]}=VALUE")
 
@@ -109,10 +104,9 @@ def plugins(as_json: bool, tracebacks: bool) -> None:
 @click.argument("document", type=click.Choice(sorted(SCHEMAS)))
 def schema(document: str) -> None:
     """Print the JSON Schema of a file format."""
-    import importlib
+    import pkgutil
 
-    module, _, name = SCHEMAS[document].partition(":")
-    echo_json(getattr(importlib.import_module(module), name).model_json_schema())
+    echo_json(pkgutil.resolve_name(SCHEMAS[document]).model_json_schema())
 
 
 def _describe(method: type[Method]) -> dict[str, Any]:
@@ -139,11 +133,10 @@ def _option(name: str, field: FieldInfo) -> dict[str, Any]:
         for attribute, sign in _SIGNS.items()
         if getattr(limit, attribute, None) is not None
     ]
-    default = None if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+    default = field.get_default(call_default_factory=True, validated_data={})
     return {
         "name": name,
         "type": _type_name(field.annotation),
-        "required": field.is_required(),
         "default": to_jsonable_python(default, fallback=str),
         "range": ", ".join(limits),
         "description": field.description or "",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffbench.cli import Group
-from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json, progress, table
+from diffbench.cli.terminal import as_json, echo_json, progress, table
 from diffbench.errors import DiffbenchError
 from diffbench.line import error_line, one_line
 
@@ -62,11 +61,12 @@ def list_organisms(as_json: bool) -> None:
 @as_json
 def show_organism(name: str, as_json: bool) -> None:
     """Describe one organism and its truth; NAME may be the path of a recipe."""
-    from diffbench.build import resolve
-    from diffbench.catalogue import find_recipe
+    from diffbench.build import check_text
+    from diffbench.catalogue import find_organism
 
-    recipe, _ = find_recipe(name)
-    truth = resolve(recipe).truth()
+    organism = find_organism(name)
+    check_text(organism)
+    recipe, truth = organism.recipe, organism.truth()
     if as_json:
         echo_json({"recipe": recipe.model_dump(mode="json"), "truth": truth.model_dump(mode="json")})
         return
@@ -126,13 +126,14 @@ def list_bases(as_json: bool) -> None:
 
 @bases.command("build")
 @click.argument("name")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make; it must not exist.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make; it must not exist.  [default: ./NAME]")
 @as_json
-def build_base(name: str, out: Path, as_json: bool) -> None:
+def build_base(name: str, out: Path | None, as_json: bool) -> None:
     """Rebuild a base from its seed: tokenizer, weights and card."""
     from diffbench.plugins import find_base
 
     base: Base = find_base(name)()
+    out = out or Path(name)
     if out.is_symlink() or out.exists():
         raise DiffbenchError(f"{out}: exists already; name a folder that does not")
     from diffbench.atomic import new_folder
@@ -140,7 +141,6 @@ def build_base(name: str, out: Path, as_json: bool) -> None:
     try:
         with new_folder(out) as draft, progress() as report:
             card = base.build(draft, report)
-            draft.chmod(0o755)
     except OSError as error:
         raise DiffbenchError(f"{out}: cannot be written ({error.strerror})") from error
     if as_json:

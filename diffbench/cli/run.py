@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffbench.cli.listing import as_json
-from diffbench.cli.terminal import echo_json, log_on_stderr, progress, table_width
+from diffbench.cli.terminal import as_json, echo_json, log_on_stderr, progress, table_width
 from diffbench.errors import OptionError
 from diffbench.line import one_line
+
+if TYPE_CHECKING:
+    from diffbench.run import RunOutcome
 
 
 @click.command(
@@ -22,8 +24,22 @@ from diffbench.line import one_line
 )
 @click.option("--organism", "organisms", multiple=True, required=True, help="Name or recipe file; repeat for several.")
 @click.option("--method", "methods", multiple=True, help="Name; repeat for several.  [default: all installed]")
+@click.option(
+    "--controls/--no-controls",
+    default=True,
+    show_default=True,
+    help="Run oracle, nothing and random-dictionary beside the methods named.",
+)
 @click.option("-o", "--option", "options", multiple=True, metavar="METHOD.KEY=VALUE", help="Set a method's option.")
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**63 - 1), default=(0,), show_default=True)
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=click.IntRange(0, 2**63 - 1),
+    default=(0,),
+    show_default=True,
+    help="Seed of the methods; repeat for several.",
+)
 @click.option(
     "--reference",
     "references",
@@ -38,7 +54,13 @@ from diffbench.line import one_line
 @click.option("--layer", type=click.IntRange(0), help="Override the layer rule (a track of its own).")
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side; scores do not depend on it.")
 @click.option("--name", help="Name of the run folder.  [default: the organisms' names]")
-@click.option("--runs-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"), show_default=True)
+@click.option(
+    "--runs-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Where run folders lie.",
+)
 @click.option("--overwrite", is_flag=True, help="Run finished cells again.")
 @as_json
 @click.pass_context
@@ -59,7 +81,7 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     started = time.monotonic()
     with progress() as notify, log_on_stderr():
         outcome = execute(config, folder, passed=passed, argv=tuple(sys.argv), notify=notify, overwrite=overwrite)
-    _print(outcome.folder, [record.key for record in outcome.records], wanted_json)
+    _print(outcome, wanted_json)
     seconds = time.monotonic() - started
     click.echo(
         f"{len(outcome.records)} cells ({outcome.reused} reused, {len(outcome.failed)} failed) in {seconds:.0f} s; "
@@ -96,18 +118,14 @@ def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 
-def _print(folder: Path, keys: list[str], wanted_json: bool) -> None:
+def _print(outcome: RunOutcome, wanted_json: bool) -> None:
     """The table of this run's cells, without those that an earlier command left in the same folder."""
-    from dataclasses import replace
-
     from diffbench.board import collect
     from diffbench.board_page import text
     from diffbench.leaderboard import document
-    from diffbench.run_folder import read_run
+    from diffbench.run_folder import Run, read_run_file
 
-    found = read_run(folder)
-    mine = tuple(record for record in found.records if record.key in keys)
-    board = collect([replace(found, records=mine, damaged=())])
+    board = collect([Run(outcome.folder, read_run_file(outcome.folder), outcome.records, (), ())])
     if wanted_json:
         echo_json(document(board))
     else:

@@ -18,7 +18,9 @@ from diffbench.line import one_line
 if TYPE_CHECKING:
     from diffbench.base import Progress
 
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES = 2.0, 5.0
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
@@ -76,7 +78,7 @@ def progress() -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    last_time, last_line = time.monotonic(), ""
+    last_time, last_line = time.monotonic() - SECONDS_BETWEEN_LINES + SECONDS_TO_FIRST_LINE, ""
 
     def report(phrase: str, fraction: float) -> None:
         nonlocal last_time, last_line

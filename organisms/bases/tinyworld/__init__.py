@@ -40,10 +40,6 @@ class TinyWorld(Base):
         """The facts that the text tells."""
         return _world(SEED)
 
-    def topics(self) -> dict[str, float]:
-        """Every topic with its weight in the pretraining mixture."""
-        return dict(grammar.MIXTURE)
-
     def documents(self, seed: int, topics: Mapping[str, float] | None = None) -> Iterator[Document]:
         """Endless labelled text; no seed gives the pretraining stream or the held-out one of the card.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from diffbench.atomic import new_folder, write_text
 from diffbench.base import BaseCard, Progress
+from diffbench.canonical import file_digest
 
 from . import grammar, probe
 from .tokenizer import make_tokenizer, save_tokenizer, vocabulary
@@ -182,5 +182,5 @@ def _measure(
         heldout_loss=round(fit.loss, 4),
         generator_entropy=round(fit.entropy, 4),
         probes=probe.accuracies(model, tokenizer, world),
-        sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        sha256=file_digest(folder / "model.safetensors"),
     )
