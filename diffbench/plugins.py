@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import importlib.metadata
 import logging
 import os
+import pkgutil
 import re
 import sys
 import traceback
@@ -299,11 +299,8 @@ def load_method(target: str) -> type[Method]:
     Raises:
         PluginError: if it cannot be imported or breaks the contract.
     """
-    module, _, qualname = target.partition(":")
     try:
-        found: object = importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part)
+        found = pkgutil.resolve_name(target)
     except Exception as error:
         raise PluginError(f"{target}: cannot be imported: {error_line(error)}") from error
     return check_offer("method", found)

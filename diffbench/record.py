@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,9 +18,9 @@ from diffbench.line import one_line
 from diffbench.recipe import first_problem
 from diffbench.truth import Schema
 
-RECORD_SCHEMA = 1
 RECORD_BYTES = 8 << 20
 Status = Literal["ok", "error", "not_applicable"]
+Versioned = TypeVar("Versioned", bound=Schema)
 
 
 class Figure(Schema):
@@ -31,7 +31,9 @@ class Figure(Schema):
         "undefined: the quantity has no meaning here"
     )
     value: float | None = None
-    low: float | None = Field(None, description="lower end of the 95% interval over documents, where there is one")
+    low: float | None = Field(
+        None, description="lower end of the 95% interval over documents or findings, where there is one"
+    )
     high: float | None = None
     reason: str | None = Field(None, max_length=500)
 
@@ -252,18 +254,34 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: naming file and key when it is missing, too large, of another version or malformed.
     """
+    if not path.exists():
+        raise RecordError(f"{path}: no such record; the cell is not finished")
+    return read_document(path, Record, RECORD_BYTES)
+
+
+def read_document(path: Path, schema: type[Versioned], most: int, advice: str = "") -> Versioned:
+    """Read a JSON document with a ``schema_version``.
+
+    Args:
+        path: the file.
+        schema: what it must be.
+        most: bytes it may have.
+        advice: what to do about one that cannot be used.
+
+    Raises:
+        RecordError: naming file and key when it is too large, of another version or malformed.
+    """
+    known = schema.model_fields["schema_version"].default
     try:
-        if path.stat().st_size > RECORD_BYTES:
-            raise RecordError(f"{path}: larger than {RECORD_BYTES} bytes")
+        if path.stat().st_size > most:
+            raise RecordError(f"{path}: larger than {most} bytes{advice}")
         document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"{path}: no such record; the cell is not finished") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: no readable JSON ({one_line(error, 200)})") from None
+        raise RecordError(f"{path}: no readable JSON ({one_line(error, 200)}){advice}") from None
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != RECORD_SCHEMA:
-        raise RecordError(f"{path}: schema_version is {version!r}, this diffbench reads {RECORD_SCHEMA}")
+    if version != known:
+        raise RecordError(f"{path}: schema_version is {version!r}, this diffbench reads {known}{advice}")
     try:
-        return Record.model_validate(document)
+        return schema.model_validate(document)
     except ValidationError as error:
-        raise RecordError(f"{path}: {first_problem(error)}") from None
+        raise RecordError(f"{path}: {first_problem(error)}{advice}") from None

@@ -18,16 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from diffbench.atomic import write_text
 from diffbench.errors import RecordError
-from diffbench.line import one_line
-from diffbench.recipe import first_problem
-from diffbench.record import Cell, Record, read_record
+from diffbench.record import Cell, Record, read_document, read_record
 from diffbench.truth import Schema
 
-RUN_SCHEMA = 1
 RUN_BYTES = 1 << 20
 RUN_FILE = "run.json"
 CELLS = "cells"
@@ -130,24 +127,7 @@ def read_run_file(folder: Path) -> RunFile:
         raise RecordError(f"{path}: {problem}; copy the run with its files instead")
     if not path.exists():
         raise RecordError(f"{folder}: no run folder, it has no {RUN_FILE}; `diffbench run` writes one")
-    try:
-        if path.stat().st_size > RUN_BYTES:
-            raise RecordError(f"{path}: larger than {RUN_BYTES} bytes, no {RUN_FILE} of diffbench")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path}: no readable JSON ({one_line(error, 200)}); delete it and run again, the finished cells stay"
-        ) from None
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != RUN_SCHEMA:
-        raise RecordError(
-            f"{path}: schema_version is {version!r}, this diffbench reads {RUN_SCHEMA}; "
-            "use the diffbench that wrote it, or delete it and run again"
-        )
-    try:
-        return RunFile.model_validate(document)
-    except ValidationError as error:
-        raise RecordError(f"{path}: {first_problem(error)}; delete it and run again, the finished cells stay") from None
+    return read_document(path, RunFile, RUN_BYTES, "; delete it and run again, finished cells stay")
 
 
 def _cell_folders(folder: Path) -> Iterator[tuple[Path, str | None]]:

@@ -19,6 +19,7 @@ import importlib
 import json
 import math
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -296,11 +297,8 @@ def _call(order: dict[str, Any]) -> workwire.Json:
     else:
         achieved = "none"
     workwire.send({"confinement": achieved})
-    module, _, name = order["target"].partition(":")
-    function = importlib.import_module(module)
-    for part in name.split("."):
-        function = getattr(function, part)
-    return function(order["request"])  # type: ignore[operator]
+    function = pkgutil.resolve_name(order["target"])
+    return function(order["request"])
 
 
 if __name__ == "__main__":
