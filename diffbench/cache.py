@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diffbench.atomic import new_folder
+from diffbench.atomic import new_folder, write_text
 from diffbench.canonical import canonical_json, digest, file_digest
 from diffbench.errors import CacheError
 
@@ -58,10 +58,7 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
         with new_folder(path) as draft:
             fill(draft)
             (draft / INPUTS).write_text(canonical_json(inputs) + "\n", encoding="utf-8")
-            held = {
-                name: {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-                for name, file in _files(draft).items()
-            }
+            held = {name: _describe(file) for name, file in _files(draft).items()}
             (draft / FILES).write_text(canonical_json(held) + "\n", encoding="utf-8")
     return path
 
@@ -75,30 +72,41 @@ def finished(kind: str, inputs: dict[str, Any]) -> Path | None:
 def _whole(path: Path) -> bool:
     """Whether an entry was finished and all its files are still what they were then.
 
-    A file that has not been written to since has its content; another one's is compared.
+    A file of the same size and time as then is believed to be the same; of any other the content is compared.
     """
     try:
         stored = json.loads((path / FILES).read_text(encoding="utf-8"))
-        since = (path / FILES).stat().st_mtime_ns
     except (OSError, ValueError):
         return False
     files = _files(path)
     if not (path / INPUTS).is_file() or stored.keys() != files.keys():
         return False
-    if any(file.stat().st_size != stored[name]["bytes"] for name, file in files.items()):
+    facts = {name: file.stat() for name, file in files.items()}
+    if any(facts[name].st_size != stored[name]["bytes"] for name in files):
         return False
-    touched = [(name, file) for name, file in files.items() if file.stat().st_mtime_ns > since]
-    if any(file_digest(file) != stored[name]["sha256"] for name, file in touched):
+    moved = [name for name in files if facts[name].st_mtime_ns != stored[name]["mtime_ns"]]
+    if any(file_digest(files[name]) != stored[name]["sha256"] for name in moved):
         return False
-    if touched:  # a copy of a cache, for example; it need not be compared again
+    if moved:  # a copy of a cache, for example; it need not be compared again
+        stored |= {name: stored[name] | {"mtime_ns": facts[name].st_mtime_ns} for name in moved}
         with suppress(OSError):
-            os.utime(path / FILES)
+            write_text(path / FILES, canonical_json(stored) + "\n")
     return True
 
 
+def _describe(file: Path) -> dict[str, Any]:
+    facts = file.stat()
+    return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": file_digest(file)}
+
+
 def _files(path: Path) -> dict[str, Path]:
-    found = (file for file in path.rglob("*") if file.is_file() and file.name not in (INPUTS, FILES))
-    return {str(file.relative_to(path)): file for file in found}
+    """Every file of an entry but those that describe it."""
+    own = (INPUTS, FILES, f".{FILES}")  # and drafts of the second
+    return {
+        str(file.relative_to(path)): file
+        for file in path.rglob("*")
+        if file.is_file() and not (file.parent == path and file.name.startswith(own))
+    }
 
 
 def read_json(path: Path) -> Any:

@@ -168,10 +168,8 @@ class _Batch:
         counts, rows = self.edited[arm.layer]
         stream = self.h_t[arm.layer].clone()
         stream[counts] = rows.h_b + arm.added(rows)
-        ids, mask = self.batch.ids, self.batch.mask
-        if arm.run == "hybrid":
-            return logits_from(self.tuned, ids, mask, arm.layer, stream)
-        return logits_from(self.reference, ids, mask, arm.layer, stream)
+        model = self.tuned if arm.run == "hybrid" else self.reference
+        return logits_from(model, self.batch.ids, self.batch.mask, arm.layer, stream)
 
     def divergence(self, logits: Tensor) -> Tensor:
         """KL(p_tuned || p) summed per document and stratum, [B, S] float64."""

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from diffbench.canonical import canonical_json
 from diffbench.errors import PluginError
 from diffbench.line import one_line
-from diffbench.recipe import NAME
+from diffbench.recipe import NAME, first_problem
 
 Kind = Literal["method", "family", "base", "judge"]
 
@@ -46,7 +48,8 @@ def _method(offered: object) -> type[Any]:
     try:
         canonical_json(method.Options().model_dump(mode="json"))
     except Exception as error:  # whatever a stranger's default does when it is looked at
-        raise PluginError(f"{where}: Options need defaults that are valid and plain: {one_line(error, 200)}") from None
+        why = first_problem(error) if isinstance(error, ValidationError) else one_line(error, 200)
+        raise PluginError(f"{where}: Options need defaults that are valid and plain: {why}") from None
     return method
 
 

@@ -41,10 +41,14 @@ class GateReport(Schema):
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
-    def require(self) -> None:
-        """Raise `GateError` with the numbers unless everything passed."""
+    def require(self, asked: str) -> None:
+        """Raise `GateError` with the numbers unless everything passed.
+
+        Args:
+            asked: name or path by which the organism was asked for.
+        """
         if not self.passed:
             failed = "; ".join(check.line() for check in self.checks if not check.passed)
             raise GateError(
-                f"organism {self.organism}: gate not passed: {failed}; `diffbench organisms verify` shows every check"
+                f"organism {self.organism}: gate not passed: {failed}; see `diffbench organisms verify {asked}`"
             )

@@ -94,8 +94,8 @@ def execute(
     trusted = _trusted(organisms, find_judge(config.judge))
     try:
         with runner.Workers(jobs=jobs, notify=notify, trusted=trusted) as workers:
-            for report in runner.build(organisms, workers):
-                report.require()
+            for asked, report in zip(dict.fromkeys(config.organisms), runner.build(organisms, workers), strict=True):
+                report.require(asked)
             runner.prepare(cells, workers)
             _write_run_file(folder, config, passed, argv)
             records = runner.run_cells(cells, folder, workers, finished)

@@ -105,15 +105,20 @@ def test_content_that_changed_in_place_is_made_anew(root: Path) -> None:
     assert (cache.publish("k", INPUTS, fill) / "value").read_text() == "42"
 
 
-def test_a_copy_of_a_cache_is_compared_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["42", "43"])
+@pytest.mark.parametrize("seconds", [-10, 10])
+def test_a_copy_of_a_cache_is_compared_once(
+    content: str, seconds: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever times the copy has, and whether it was damaged before it was copied."""
     path = cache.publish("k", INPUTS, fill)
-    later = (path / "files.json").stat().st_mtime_ns + 10**9
-    os.utime(path / "value", ns=(later, later))
-    assert cache.finished("k", INPUTS) == path
-    now = later + 10**9
-    os.utime(path / "files.json", ns=(now, now))
-    monkeypatch.setattr(cache, "file_digest", lambda _: pytest.fail("compared again"))
-    assert cache.finished("k", INPUTS) == path
+    (path / "value").write_text(content)
+    copied = (path / "files.json").stat().st_mtime_ns + seconds * 10**9
+    os.utime(path / "value", ns=(copied, copied))
+    assert cache.finished("k", INPUTS) == (path if content == "42" else None)
+    if content == "42":
+        monkeypatch.setattr(cache, "file_digest", lambda _: pytest.fail("compared again"))
+        assert cache.finished("k", INPUTS) == path
 
 
 def test_damaged_json_is_named(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_kl_off_target_and_its_share_at_affected_positions() -> None:
     at = float(kl.sums[:, affected].sum() / kl.sums.sum())
     assert value(report, "share of KL at affected positions") == pytest.approx(at)
     assert report.passed
-    report.require()
+    report.require("./mine.yaml")
 
 
 def test_every_claim_needs_probes_of_its_own() -> None:
@@ -91,14 +91,14 @@ def test_it_refuses_with_every_number_that_failed() -> None:
     report = run(strict, few)
     assert not report.passed
     with pytest.raises(GateError) as caught:
-        report.require()
+        report.require("./mine.yaml")
     line = str(caught.value)
     shown = value(report, "expression, tuned")
     assert f"expression, tuned: 0.99 <= {shown:.4g} <= 1 [FAILED]" in line
     assert "off-target KL(tuned || base):" in line and "<= 1e-06 nats [FAILED]" in line
     assert "probes, near_miss: 50 <= 49 [FAILED]" in line
     assert "expression, base" not in line
-    assert "diffbench organisms verify" in line
+    assert "diffbench organisms verify ./mine.yaml" in line
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_ranges_hold_their_ends(low: float | None, high: float | None, number: f
 # BUG gate.py: without probes `_mean` divides by zero before the probe counts can refuse the organism.
 def test_no_probes_at_all_are_refused_and_no_crash() -> None:
     with pytest.raises(GateError, match="probes, affected: 50 <= 0"):
-        run(truth=TRUTH).require()
+        run(truth=TRUTH).require("./mine.yaml")
 
 
 # BUG gate.py: a tuned model that equals its base has no KL, and its share at affected positions divides by zero.
@@ -126,7 +126,7 @@ def test_a_tuned_model_that_did_not_move_is_refused_and_no_crash() -> None:
     gate = GATE.model_copy(update={"affected_kl_share": 0.4})
     models = (REFERENCE, None, REFERENCE)
     with pytest.raises(GateError, match="share of KL at affected positions"):
-        measure("mine", gate, FULL, models, word_tokenizer(), labelled_corpus(400)).require()
+        measure("mine", gate, FULL, models, word_tokenizer(), labelled_corpus(400)).require("./mine.yaml")
 
 
 def test_trigger_rate_is_of_predicting_positions() -> None:

@@ -12,6 +12,7 @@ from run_factory import mini_recipe, records, run, snapshot
 
 from diffbench import runner
 from diffbench.errors import DiffbenchError, GateError, OptionError, RecordError, UnknownName
+from diffbench.gate_report import GateCheck, GateReport
 from diffbench.plugins import load_plugins
 from diffbench.run import verify
 
@@ -223,7 +224,8 @@ def test_all_installed_methods_are_run_where_none_is_named(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(runner, "build", lambda organisms, workers: [])
+    passed = GateReport(organism="quokka", checks=(GateCheck(name="any", value=1.0, low=None, high=None),))
+    monkeypatch.setattr(runner, "build", lambda organisms, workers: [passed])
     monkeypatch.setattr(runner, "prepare", lambda cells, workers: None)
     monkeypatch.setattr(runner, "run_cells", lambda cells, *_, **__: asked.extend(c.cell.method for c in cells) or [])
     run(tmp_path / "run", recipe)

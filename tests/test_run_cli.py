@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from run_factory import DRIVER, answers, command, mini_recipe, run
 
+from diffbench import plugins
 from diffbench.cli import main, terminal
 
 pytest_plugins = ("run_factory",)
@@ -59,6 +60,17 @@ def test_a_cell_that_failed_is_exit_code_1_with_its_reason(ask: Callable[..., Re
     [line] = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
     assert line == "failed: quokka hostile: ValueError: three lines of words"
     assert "1 failed" in result.stdout and "\x1b" not in result.output and "Traceback" not in result.output
+
+
+def test_methods_that_are_missing_are_mentioned_where_all_were_asked_for(
+    ask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = plugins.Failure("odd", "odd", "1.0", "SyntaxError: no", "")
+    found = plugins.load_plugins()
+    monkeypatch.setitem(found._found, "method", {"nothing": plugins.find_method("nothing")})
+    monkeypatch.setattr(found, "_failures", [failure])
+    assert "1 plugins failed to load" in ask().stderr
+    assert "failed to load" not in ask("--method", "nothing").stderr
 
 
 def test_json_is_all_that_is_on_stdout(ask: Callable[..., Result]) -> None:

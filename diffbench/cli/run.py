@@ -70,6 +70,7 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     Organisms are built and checked when they are first needed. The same command again reuses whatever is finished.
     Exit code 1 if a cell failed, 2 if the run could not start.
     """
+    from diffbench.plugins import load_plugins
     from diffbench.run import RunConfig, execute
 
     wanted_json, overwrite = asked.pop("as_json"), asked.pop("overwrite")
@@ -88,6 +89,10 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
         f"records, Diffs and logs: {outcome.folder}",
         err=True,
     )
+    if not config.methods and (broken := load_plugins().failures):
+        click.echo(
+            f"{len(broken)} plugins failed to load, and their methods are missing; see `diffbench plugins`", err=True
+        )
     for record in outcome.failed:
         click.echo(f"failed: {record.cell.organism} {record.cell.method}: {one_line(record.reason)}", err=True)
     if outcome.failed:
