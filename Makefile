@@ -1,14 +1,22 @@
-# make run | test | lint, each in an environment of its own that is made when it is missing or out of date.
+# make run | test | lint | bench, in environments of their own that are made when they are missing or out of date.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# make bench: where its files go; where the environments of the libraries it compares with are (empty: without them);
+# and where the one that is on no package index comes from, a path or a git URL.
+BENCH ?= bench
+PEERS ?= .venv-peers
+CROSSCODER_LEARNING ?= git+https://github.com/science-of-finetuning/crosscoder_learning
 
 BIN := $(VENV)/bin
 # PyTorch first and alone, so that pip takes the build that fits this machine.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: run test lint clean
+# Two libraries of one import name, hence two environments; torch first, as above.
+PEER_MARKS := $(if $(PEERS),$(PEERS)/dictionary_learning/.installed $(PEERS)/crosscoder_learning/.installed)
+
+.PHONY: run test lint bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/diffbench run --organism halfswap $(ARGS)
@@ -21,8 +29,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: $(VENV)/.installed $(PEER_MARKS)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --out $(BENCH) --peers '$(PEERS)' $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,4 +43,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(PEERS)/dictionary_learning/.installed: PEER := dictionary-learning==0.1.0
+$(PEERS)/crosscoder_learning/.installed: PEER := $(CROSSCODER_LEARNING)
+# Some of what they ask for is built for another torch than the one at hand, and nothing of it is used here.
+$(PEERS)/%/.installed: constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt $(TORCH)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt numpy $(PEER)
+	$(@D)/bin/python -c 'import torchvision' 2> /dev/null || $(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	$(@D)/bin/python -c 'import dictionary_learning'
 	touch $@

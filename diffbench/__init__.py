@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffbench.activations import Activations
     from diffbench.base import Base, BaseCard, Progress
     from diffbench.controls import principal_directions, random_dictionary
+    from diffbench.design import L1, Design, TopK
     from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, Finding, OutputDiff, WeightDiff
     from diffbench.errors import (
         AccessError,
@@ -30,38 +31,45 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from diffbench.findings import describe, no_change
+    from diffbench.fitting import fit_dictionary
+    from diffbench.formats import read_dictionary, write_dictionary
     from diffbench.hookspecs import hookimpl
     from diffbench.judge import Evidence, Excerpt, Explanation, Judge
-    from diffbench.method import Context, Field, Method, MethodOptions, NotApplicable
-    from diffbench.options import BatchTopKOptions
+    from diffbench.latents import latent_columns, with_latents
+    from diffbench.method import Context, Field, FileField, Method, MethodOptions, NotApplicable
+    from diffbench.options import BatchTopKOptions, DictionaryOptions, EitherOptions, L1Options
     from diffbench.organism import Example, Family, FamilyParameters, TrainingText
     from diffbench.pair import ModelPair
     from diffbench.recipe import Mixture, Recipe
     from diffbench.record import Record
     from diffbench.seeds import derive
     from diffbench.text import Document, Span
-    from diffbench.training import train_batchtopk
+    from diffbench.training import train
     from diffbench.truth import Claim, Effect, Probe, ProbeSets, Trigger, Truth
 
 _MODULES = {
     "activations": "Activations",
     "base": "Base BaseCard Progress",
     "controls": "principal_directions random_dictionary",
+    "design": "Design L1 TopK",
     "diff": "Diff DictionaryDiff DirectionDiff Finding OutputDiff WeightDiff",
     "errors": "AccessError BudgetExceeded CacheError CheckpointError DiffbenchError DiffError GateError OptionError "
     "PluginError RecipeError RecordError UnknownName WorkerError",
     "findings": "describe no_change",
+    "fitting": "fit_dictionary",
+    "formats": "read_dictionary write_dictionary",
     "hookspecs": "hookimpl",
+    "latents": "latent_columns with_latents",
     "judge": "Evidence Excerpt Explanation Judge",
-    "method": "Context Field Method MethodOptions NotApplicable",
-    "options": "BatchTopKOptions",
+    "method": "Context Field FileField Method MethodOptions NotApplicable",
+    "options": "BatchTopKOptions DictionaryOptions EitherOptions L1Options",
     "organism": "Example Family FamilyParameters TrainingText",
     "pair": "ModelPair",
     "recipe": "Mixture Recipe",
     "record": "Record",
     "seeds": "derive",
     "text": "Document Span",
-    "training": "train_batchtopk",
+    "training": "train",
     "truth": "Claim Effect Probe ProbeSets Trigger Truth",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -69,6 +77,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 __version__: str
 
 __all__ = [
+    "L1",
     "AccessError",
     "Activations",
     "Base",
@@ -79,13 +88,16 @@ __all__ = [
     "CheckpointError",
     "Claim",
     "Context",
+    "Design",
     "DictionaryDiff",
+    "DictionaryOptions",
     "Diff",
     "DiffError",
     "DiffbenchError",
     "DirectionDiff",
     "Document",
     "Effect",
+    "EitherOptions",
     "Evidence",
     "Example",
     "Excerpt",
@@ -93,9 +105,11 @@ __all__ = [
     "Family",
     "FamilyParameters",
     "Field",
+    "FileField",
     "Finding",
     "GateError",
     "Judge",
+    "L1Options",
     "Method",
     "MethodOptions",
     "Mixture",
@@ -112,6 +126,7 @@ __all__ = [
     "Record",
     "RecordError",
     "Span",
+    "TopK",
     "TrainingText",
     "Trigger",
     "Truth",
@@ -121,11 +136,16 @@ __all__ = [
     "__version__",
     "derive",
     "describe",
+    "fit_dictionary",
     "hookimpl",
+    "latent_columns",
     "no_change",
     "principal_directions",
     "random_dictionary",
-    "train_batchtopk",
+    "read_dictionary",
+    "train",
+    "with_latents",
+    "write_dictionary",
 ]
 
 

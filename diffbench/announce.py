@@ -19,7 +19,7 @@ logger = logging.getLogger("diffbench")
 def diffbench_cell_finished(record: Record, path: Path) -> None:
     """Log what a cell came to."""
     cell = record.cell
-    logger.info("%s %s seed %d: %s", cell.organism, cell.method, cell.seed, outcome(record))
+    logger.info("%s %s seed %d: %s", cell.organism, cell.row, cell.seed, outcome(record))
 
 
 def outcome(record: Record) -> str:

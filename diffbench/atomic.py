@@ -27,19 +27,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` when the block ends without an error.
 
-    If ``path`` exists by then (another process was faster), the new folder is discarded.
+    If ``path`` exists by then (another process was faster), the new folder is discarded, or takes its place if
+    ``replace`` says so.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
+    draft, old = _draft(path), _draft(path)
     draft.mkdir()
     try:
         yield draft
         for part in (*draft.rglob("*"), draft):
             if part.is_file() or part.is_dir():
                 sync(part)
+        if replace and path.is_dir() and not path.is_symlink():
+            os.replace(path, old)
         try:
             os.replace(draft, path)
         except OSError:
@@ -47,7 +50,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 raise
         sync(path.parent)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in (draft, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _draft(path: Path) -> Path:

@@ -147,4 +147,4 @@ def _age(copy: tuple[Record, str]) -> tuple[Any, ...]:
 
 def _order(record: Record) -> tuple[Any, ...]:
     cell = record.cell
-    return cell.organism, cell.organism_version, cell.reference, cell.tier, cell.method, cell.seed, record.key
+    return cell.organism, cell.organism_version, cell.reference, cell.tier, cell.row, cell.seed, record.key

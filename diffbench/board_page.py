@@ -112,7 +112,7 @@ def facts(section: Section) -> str:
 
 def failure(row: Row) -> str:
     """A cell without scores."""
-    return f"{row['method']} seed {row['seed']} (run {row['run']}): {STATUS_WORDS[row['status']]}: {row['reason']}"
+    return f"{row['row']} seed {row['seed']} (run {row['run']}): {STATUS_WORDS[row['status']]}: {row['reason']}"
 
 
 def problem(row: Row) -> str:

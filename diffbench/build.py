@@ -25,6 +25,7 @@ from diffbench.truth import Truth
 MODEL, ORGANISM = "models", "organisms"
 GATE_TOKENS = 20_000
 BUILD_CODE = (
+    "diffbench.adapter",
     "diffbench.build",
     "diffbench.corpus",
     "diffbench.finetune",

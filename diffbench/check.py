@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffbench.base import Progress
     from diffbench.cell import MethodOutcome
     from diffbench.diff import Diff
+    from diffbench.input_files import InputFile
     from diffbench.method import Method, MethodOptions
     from diffbench.worker import WorkServer
 
@@ -48,6 +49,7 @@ def check_method(
         OptionError: if an option is unknown or its value wrong.
     """
     from diffbench.contract import check_offer
+    from diffbench.input_files import input_files
     from diffbench.method import resolve_options
 
     try:
@@ -55,6 +57,7 @@ def check_method(
     except PluginError as error:
         return [Check(name="class", state="failed", detail=str(error))]
     resolved = resolve_options(cls, options or {})
+    files = input_files(cls, resolved)
     from diffbench.cell import method_server
     from diffbench.tiny import tiny_pair
 
@@ -63,7 +66,7 @@ def check_method(
         folder = Path(name)
         report("making tiny pairs", 0.0)
         pair, twins = tiny_pair(folder / "pair"), tiny_pair(folder / "twins", identical=True)
-        checks = run_checks(server, pair, twins, cls, resolved, folder / "out", report)
+        checks = run_checks(server, pair, twins, cls, resolved, folder / "out", report, files)
         return [Check(name="class", state="ok"), *checks]
 
 
@@ -75,15 +78,21 @@ def run_checks(
     options: MethodOptions,
     out: Path,
     report: Progress = lambda phrase, fraction: None,
+    files: Sequence[InputFile] = (),
 ) -> list[Check]:
-    """Run a method on the inputs of a tiny pair and of identical twins, and judge what it leaves in ``out``."""
+    """Run a method on the inputs of a tiny pair and of identical twins, and judge what it leaves in ``out``.
+
+    ``files`` are those that the options name; they are put into both inputs folders.
+    """
     from diffbench.cell import finish_method, submit_method
+    from diffbench.input_files import placed
 
     tier = TIERS["smoke"]
+    chosen = {inputs: placed(options, files, inputs) for inputs in (pair, twins)}
 
     def run(name: str, inputs: Path) -> MethodOutcome:
         folder = out / name
-        return finish_method(submit_method(server, inputs, folder, method, options, SEED, tier), folder)
+        return finish_method(submit_method(server, inputs, folder, method, chosen[inputs], SEED, tier), folder)
 
     report("running the method", 0.2)
     first = run("first", pair)

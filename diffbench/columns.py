@@ -76,7 +76,7 @@ def setting(record: Record) -> str:
 def variant(record: Record) -> str:
     """What has to be equal for two records to differ in nothing but their seed."""
     cell = record.cell
-    return digest(plain([cell.method, cell.method_version, cell.method_package, cell.options]))[:8]
+    return digest(plain([cell.row, cell.method_version, cell.method_package, cell.options]))[:8]
 
 
 CELL = (
@@ -86,10 +86,12 @@ CELL = (
     Column("tier", "text", "the budget that all methods of a table share", at("cell.tier")),
     Column("judge", "text", "who explained and detected", at("cell.judge")),
     Column("setting", "text", "digest of pair, layer, budget and scoring code; rows compare within one", setting),
+    Column("row", "text", "what tables call it: the method, or method@ranking", at("cell.row")),
     Column("method", "text", "name of the method", at("cell.method")),
+    Column("ranking", "text", "column that latents were ordered by; null: the method's order", at("cell.ranking")),
     Column("method_version", "int", "version of the method", at("cell.method_version")),
     Column("method_package", "text", "distribution that brought it", at("cell.method_package")),
-    Column("variant", "text", "digest of method, version and resolved options; seeds are averaged in one", variant),
+    Column("variant", "text", "digest of row, version and resolved options; seeds are averaged in one", variant),
     Column("control", "flag", "a pinned control row, no competitor", at("cell.control")),
     Column("access", "text", "what the method declared to touch", lambda r: ", ".join(sorted(r.cell.access))),
     Column("seed", "int", "the method's seed", at("cell.seed")),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from diffbench import cache
 from diffbench.build import GATE_CODE, ORGANISM, Organism, resolve, split
 from diffbench.canonical import digest
-from diffbench.errors import OptionError
+from diffbench.errors import CacheError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.judge import Judge
 from diffbench.recipe import Recipe
@@ -31,6 +31,9 @@ CODE = (
     "diffbench.comparison",
     "diffbench.controls",
     "diffbench.exchange",
+    "diffbench.harvest",
+    "diffbench.pairing",
+    "diffbench.rounding",
     "diffbench.tier",
 )
 """Code that a prepared comparison follows from."""
@@ -40,8 +43,11 @@ SCORE_CODE = (
     "diffbench.detection",
     "diffbench.diff_file",
     "diffbench.evidence",
+    "diffbench.findings",
     "diffbench.judge",
+    "diffbench.lens",
     "diffbench.localisation",
+    "diffbench.ranking",
     "diffbench.score",
 )
 """Code that scores follow from."""
@@ -49,17 +55,28 @@ CEILING = 0.7
 LAYER_TOKENS = 4000
 LEAST_FLOOR = 1e-6
 
+SAMPLE_TOKENS, SAMPLE_SHARE = 50_000, 0.2
+"""How much of a streamed text is stored: so many tokens, and no more than this share of it."""
+
 Reference = Literal["base", "control"]
+HarvestDtype = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared, on how much text, at which layer (None: by the rule)."""
+    """What is compared, on how much text, at which layer (None: by the rule), and how its activations are read.
+
+    Attributes:
+        harvest_dtype: what the models compute in while rows are harvested; auto: bfloat16 where it is exact enough.
+        streaming: rows to train on are made on the fly, and only a sample is stored.
+    """
 
     organism: Organism
     reference: Reference
     tier: Tier
     layer: int | None = None
+    harvest_dtype: HarvestDtype = "float32"
+    streaming: bool = False
 
     def inputs(self) -> dict[str, Any]:
         """What everything prepared follows from."""
@@ -69,6 +86,8 @@ class Comparison:
             "reference": self.organism.model_key(self.reference),
             "tier": self.tier.model_dump(mode="json", include={"tokens", "evaluation_tokens", "judge_tokens"}),
             "layer": self.layer,
+            "harvest_dtype": self.harvest_dtype,
+            "streaming": self.streaming,
             "code": cache.code_version(*CODE),
             "libraries": cache.libraries(),
         }
@@ -90,6 +109,8 @@ class Comparison:
             "reference": self.reference,
             "tier": self.tier.model_dump(mode="json"),
             "layer": self.layer,
+            "harvest_dtype": self.harvest_dtype,
+            "streaming": self.streaming,
         }
 
     @classmethod
@@ -100,7 +121,13 @@ class Comparison:
             reference=request["reference"],
             tier=Tier.model_validate(request["tier"]),
             layer=request["layer"],
+            harvest_dtype=request["harvest_dtype"],
+            streaming=request["streaming"],
         )
+
+    def models(self) -> tuple[Path, Path]:
+        """Folders of the reference and the tuned model."""
+        return self.organism.model_path(self.reference), self.organism.model_path("tuned")
 
     def facts(self) -> PairFacts:
         """What holds for the pair whatever the method."""
@@ -125,42 +152,59 @@ def prepare_task(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float], None]) -> None:
-    from diffbench.activations import harvest
-    from diffbench.residual import load_model, load_tokenizer
+    from diffbench.harvest import harvest
+    from diffbench.pairing import check_pair, check_text
+    from diffbench.residual import load_pair, load_tokenizer, outline, pair_of
+    from diffbench.rounding import choose_dtype
 
     started = time.monotonic()
     organism, tier, truth = comparison.organism, comparison.tier, comparison.truth()
-    reference = load_model(organism.model_path(comparison.reference))
-    tuned = load_model(organism.model_path("tuned"))
-    tokenizer = load_tokenizer(organism.model_path("tuned"))
+    base, paths = organism.model_path("base"), comparison.models()
+    tokenizer, shape = load_tokenizer(paths[1], base=base), outline(paths[1], base=base)
+    check_pair(outline(paths[0], base=base), shape, tokenizer, comparison.layer)
     report("writing text", 0.0)
     sizes = {"method": tier.tokens, "evaluation": tier.evaluation_tokens, "judge": tier.judge_tokens}
     corpora = {name: split(organism, truth, tokenizer, name, n) for name, n in sizes.items()}
+    for corpus in corpora.values():
+        check_text(corpus, shape)
     report("choosing the layer", 0.2)
-    layer, rule = _layer(comparison, reference, tuned, corpora["method"])
+    text, both = corpora["method"], partial(load_pair, *paths, base=base)
+    layer, rule = (comparison.layer, "chosen by hand") if comparison.layer is not None else _layer(*both(), text)
     report(f"harvesting layer {layer}", 0.4)
-    activations = harvest(reference, tuned, corpora["method"], layer)
+    in_turn = partial(pair_of, *paths, base=base)  # both models are in memory before and after, never during it
+    dtype, ratio = choose_dtype(comparison.harvest_dtype, lambda dtype: in_turn(dtype=dtype), text, layer)
+    first = _first_stored(text) if comparison.streaming else 0
+    activations = harvest(*in_turn(dtype=dtype), text, layer, first_document=first, scratch=folder)
     (folder / "in").mkdir()
     activations.save(folder / "in" / ACTIVATIONS)
     corpora["method"].save(folder / "in" / TEXT, labelled=False)
     for name in ("evaluation", "judge"):
         corpora[name].save(folder / f"{name}.safetensors", labelled=True)
     report("measuring ceilings and PCA", 0.6)
-    facts = _measure(folder, reference, tuned, corpora["evaluation"], activations, rule)
+    facts = _measure(folder, *both(), corpora["evaluation"], activations, rule)
+    facts = facts.model_copy(update={"harvest_dtype": dtype, "harvest_ratio": ratio, "streamed": comparison.streaming})
     (folder / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started), encoding="utf-8")
 
 
-def _layer(comparison: Comparison, reference: Any, tuned: Any, corpus: Any) -> tuple[int, str]:
+def _first_stored(corpus: Any) -> int:
+    """The first document of the sample of a streamed text; those before it are trained on.
+
+    Raises:
+        CacheError: if the text is one document.
+    """
+    if len(corpus) < 2:
+        raise CacheError("streaming: one document cannot be split into text to train on and held-out text")
+    first: int = corpus.tail(min(SAMPLE_TOKENS, int(SAMPLE_SHARE * corpus.n_tokens)))
+    return max(1, first)
+
+
+def _layer(reference: Any, tuned: Any, corpus: Any) -> tuple[int, str]:
     """The layer to score and the rule that chose it."""
     from diffbench.causal import Arm, kl_sums, recovery, true_delta
     from diffbench.residual import blocks
 
     n_layers = len(blocks(tuned))
-    if comparison.layer is not None:
-        if not 0 <= comparison.layer < n_layers:
-            raise OptionError(f"layer: {comparison.layer} does not exist, the models have blocks 0..{n_layers - 1}")
-        return comparison.layer, "chosen by hand"
     per_document = max(1, corpus.n_tokens // len(corpus))
     sample = corpus.rows(slice(max(1, LAYER_TOKENS // per_document)))
     arms = {f"delta@{layer}": Arm(layer, true_delta, "model") for layer in range(n_layers)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffbench.activations import Activations
-from diffbench.dictionary import CHUNK, energy_and_frequency
+from diffbench.dictionary import CHUNK, activity_columns
 from diffbench.diff import DictionaryDiff, DirectionDiff
 
 
@@ -63,9 +63,8 @@ def random_dictionary(activations: Activations, n: int, k: int, seed: int) -> Di
         bias=mean,
         order=torch.arange(n),
     )
-    energy, frequency = energy_and_frequency(diff, activations)
-    order = energy.argsort(descending=True, stable=True)
-    return replace(diff, order=order, columns={"energy": energy, "frequency": frequency})
+    columns = activity_columns(diff, activations)
+    return replace(diff, order=columns["energy"].argsort(descending=True, stable=True), columns=columns)
 
 
 def _best_scalar(centred: Tensor, decoder: Tensor, theta: float) -> float:

@@ -65,10 +65,30 @@ class Corpus:
         length = int(self.mask[index].sum(dim=1).max())
         return Corpus(*(getattr(self, name)[index, :length] for name in self.__slots__))
 
+    def tail(self, tokens: int) -> int:
+        """The last document from which on at least ``tokens`` positions count; 0 if there are no more in all."""
+        behind = self.counts.sum(dim=1).flip(0).cumsum(0)
+        return max(0, len(self) - 1 - int(torch.searchsorted(behind, tokens)))
+
     def batches(self, size: int) -> Iterator[tuple[int, Corpus]]:
         """Batches of ``size`` documents in order, each with the index of its first document."""
         for start in range(0, len(self), size):
             yield start, self.rows(slice(start, start + size))
+
+    def packed(self, tokens: int) -> Iterator[tuple[Tensor, Corpus]]:
+        """Batches of documents of like length, the longest first, each with the indices of its documents.
+
+        Args:
+            tokens: most positions of a batch, pads included; a document that is longer is a batch of its own.
+        """
+        lengths = self.mask.sum(dim=1)
+        documents = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
+        start = 0
+        while start < len(documents):
+            size = max(1, tokens // int(lengths[documents[start]]))
+            chosen = documents[start : start + size]
+            yield chosen, self.rows(chosen)
+            start += size
 
     def save(self, path: Path, *, labelled: bool) -> None:
         """Write as safetensors; without labels where a method may read it."""

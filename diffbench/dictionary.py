@@ -65,17 +65,29 @@ def difference_decoder(diff: DictionaryDiff) -> Tensor:
 
 
 @torch.no_grad()
-def energy_and_frequency(diff: DictionaryDiff, activations: Activations) -> tuple[Tensor, Tensor]:
-    """Over rows of activations, for each latent [n]: mean squared norm of f (d_t - d_b), and how often it fires."""
-    squares = torch.zeros(diff.n_components, dtype=torch.float64)
-    fired = torch.zeros(diff.n_components, dtype=torch.float64)
-    for start in range(0, len(activations), CHUNK):
-        h_b, delta = activations.rows(slice(start, start + CHUNK))
-        f = _activate(diff, delta) if diff.input == "delta" else encode(diff, h_b, h_b + delta)
-        squares += f.pow(2).sum(dim=0).double()
-        fired += (f > 0).sum(dim=0).double()
+def activity_columns(diff: DictionaryDiff, rows: Activations) -> dict[str, Tensor]:
+    """What latents do over rows of activations, by name, [n] float32 each.
+
+    ``energy``: mean squared norm of what a latent adds to the difference; ``frequency``: share of rows in which it
+    fires; ``activation_mean``; for dictionaries of one model also ``activation_rise`` = mean f(h_t) - mean f(h_b).
+    """
+    one = diff.input in ("tuned", "base")
+    squares, total, before, fired = (torch.zeros(diff.n_components, dtype=torch.float64) for _ in range(4))
+    for start in range(0, len(rows), CHUNK):
+        h_b, delta = rows.rows(slice(start, start + CHUNK))
+        f = encode(diff, h_b, h_b + delta)
+        fired += (f > 0).sum(dim=0)
+        total += f.sum(dim=0, dtype=torch.float64)
+        if one:
+            f_b = _activate(diff, h_b)
+            before += f_b.sum(dim=0, dtype=torch.float64)
+            f = f - f_b
+        squares += f.pow(2).sum(dim=0, dtype=torch.float64)
     size = difference_decoder(diff).pow(2).sum(dim=1).double()
-    return (squares / len(activations) * size).float(), (fired / len(activations)).float()
+    sums = {"energy": squares * size, "frequency": fired, "activation_mean": total}
+    if one:
+        sums["activation_rise"] = total - before
+    return {name: (column / len(rows)).float() for name, column in sums.items()}
 
 
 def _combine(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor | None) -> Tensor:

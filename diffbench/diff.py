@@ -10,7 +10,9 @@ a method that normalises its inputs folds that back before it returns.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -19,11 +21,18 @@ from pydantic import Field
 from torch import Tensor
 
 from diffbench.errors import DiffError
+from diffbench.line import one_line
+from diffbench.record import COLUMN_NAME
 from diffbench.truth import Schema
 
 DIFF_SCHEMA = 1
 MAX_FINDINGS = 1000
 MAX_TOKENS = 50
+MAX_COLUMNS = 200
+OWN_COLUMNS = frozenset(
+    {"latent", "rank", "group"} | {f"tokens_{way}{side}" for way in ("up", "down") for side in ("", "_tuned", "_base")}
+)
+"""Names that the engine itself uses in the table of a dictionary's latents."""
 
 Verdict = Literal["changed", "unchanged", "abstain"]
 
@@ -53,6 +62,11 @@ class DictionaryHeader(Schema):
     input: Input = Field(description="what the encoder reads; 'both' is [h_b, h_t] concatenated")
     activation: Literal["relu", "threshold", "topk"]
     k: int | None = Field(None, ge=1, description="for topk: latents kept per token")
+    ranking: str | None = Field(
+        None,
+        pattern=f"^{COLUMN_NAME}$",
+        description="the column that the order follows: falling, ties by index, NaN last; None: the stored order",
+    )
 
 
 class DirectionHeader(Schema):
@@ -152,7 +166,8 @@ class DictionaryDiff(DiffBase):
     bias_tuned: Tensor | None = None  # [d]
     order: Tensor  # [n] int64, a permutation: most changed first
     group: Tensor | None = None  # [n] int64, names of tied triples
-    columns: dict[str, Tensor] = field(default_factory=dict)  # [n] each: what rankings are made of
+    columns: dict[str, Tensor] = field(default_factory=dict)  # [n] each: what rankings are made of; NaN = undefined
+    ranking: str | None = None  # the column that `order` follows; None: the method's own order
 
     @property
     def n_components(self) -> int:
@@ -173,8 +188,13 @@ class DictionaryDiff(DiffBase):
             shapes["threshold"] = (n,)
         for name, shape in shapes.items():
             _check_tensor(name, getattr(self, name), shape)
+        check_column_names(self.columns)
         for name, column in self.columns.items():
             _check_tensor(f"columns.{name}", column, (n,), finite=False)
+            if bool(column.isinf().any()):
+                raise DiffError(f"columns.{name}: holds infinite values; NaN says that there is none")
+        if self.ranking is not None and self.ranking not in self.columns:
+            raise DiffError(f"ranking: there is no column {self.ranking!r}")
         _check_order(self.order, n)
         if self.group is not None and (self.group.shape != (n,) or self.group.dtype != torch.int64):
             raise DiffError(f"group: needs {n} int64 entries")
@@ -265,6 +285,24 @@ class OutputDiff(DiffBase):
 
 
 Diff = DictionaryDiff | DirectionDiff | WeightDiff | OutputDiff
+
+
+def check_column_names(names: Iterable[str]) -> None:
+    """Raise `DiffError` for too many columns, or a name that cannot stand in a table or on the command line."""
+    found = list(names)
+    if len(found) > MAX_COLUMNS:
+        raise DiffError(f"columns: {len(found)} of them, at most {MAX_COLUMNS} are allowed")
+    for name in found:
+        if not re.fullmatch(COLUMN_NAME, name):
+            raise DiffError(f"columns: {one_line(repr(name), 90)} is no name; write a-z, 0-9 and _, at most 64 of them")
+        if name in OWN_COLUMNS:
+            raise DiffError(f"columns: {name!r} is a name that diffbench uses itself; choose another")
+
+
+def falling(column: Tensor) -> Tensor:
+    """[n] int64: the order in which a column [n] falls; ties by index, NaN last."""
+    order = column.nan_to_num(nan=0.0).argsort(descending=True, stable=True)
+    return order[column[order].isnan().to(torch.int8).argsort(stable=True)]
 
 
 def _check_layer(layer: int, n_layers: int) -> None:

@@ -24,6 +24,8 @@ from diffbench.diff import (
     OutputHeader,
     WeightDiff,
     WeightHeader,
+    check_column_names,
+    falling,
 )
 from diffbench.errors import DiffError
 from diffbench.exchange import HEADER, HEADER_BYTES, TENSOR_BYTES, TENSORS
@@ -35,6 +37,13 @@ COLUMN = "columns."
 
 def save_diff(diff: Diff, folder: Path) -> None:
     """Write a Diff into an existing folder."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(diff).items()}
+    save_file(tensors, folder / TENSORS)
+    save_header(diff, folder)
+
+
+def save_header(diff: Diff, folder: Path) -> None:
+    """Write `diff.json` alone, beside tensors that are there already."""
     document = DiffDocument(
         header=_header(diff),
         findings=diff.findings,
@@ -42,8 +51,6 @@ def save_diff(diff: Diff, folder: Path) -> None:
         verdict=diff.verdict,
         notes=diff.notes,
     )
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(diff).items()}
-    save_file(tensors, folder / TENSORS)
     text = json.dumps(document.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     (folder / HEADER).write_text(text + "\n", encoding="utf-8")
 
@@ -78,7 +85,9 @@ def load_diff(folder: Path) -> Diff:
 
 def _header(diff: Diff) -> DictionaryHeader | DirectionHeader | WeightHeader | OutputHeader:
     if isinstance(diff, DictionaryDiff):
-        return DictionaryHeader(layer=diff.layer, input=diff.input, activation=diff.activation, k=diff.k)
+        return DictionaryHeader(
+            layer=diff.layer, input=diff.input, activation=diff.activation, k=diff.k, ranking=diff.ranking
+        )
     if isinstance(diff, DirectionDiff):
         return DirectionHeader(layer=diff.layer)
     if isinstance(diff, WeightDiff):
@@ -112,7 +121,13 @@ def _build(document: DiffDocument, tensors: dict[str, Tensor], common: dict[str,
     if isinstance(header, DictionaryHeader):
         kind = DictionaryDiff
         columns = {name[len(COLUMN) :]: tensors.pop(name) for name in sorted(tensors) if name.startswith(COLUMN)}
+        check_column_names(columns)
         facts["columns"] = columns
+        if header.ranking is not None:
+            column = columns.get(header.ranking)
+            if column is None or column.dim() != 1 or not column.is_floating_point():
+                raise DiffError(f"{HEADER}: ranking: there is no column {header.ranking!r} of numbers")
+            tensors["order"] = falling(column)
     elif isinstance(header, DirectionHeader):
         kind = DirectionDiff
     else:

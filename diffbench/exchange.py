@@ -3,6 +3,7 @@
 ::
 
     in/reference/  in/tuned/         two models in Hugging Face format, under these names alone; the tokenizer in tuned/
+    in/base_*/                       the base of an adapter in one of them, unless it is in/reference/
     in/text.safetensors              token ids without labels
     in/activations.safetensors       paired activations at the layer
     out/diff/diff.json  out/diff/tensors.safetensors
@@ -10,12 +11,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbench.adapter import CONFIG, NAMED_BASE, base_folder, is_adapter
 from diffbench.errors import DiffError
 
 LINK_ABOVE = 256 << 20
@@ -24,7 +27,7 @@ HEADER_BYTES, TENSOR_BYTES = 16 << 20, 8 << 30
 DIFF, HEADER, TENSORS = "diff", "diff.json", "tensors.safetensors"
 
 
-def assemble(folder: Path, reference: Path, tuned: Path, prepared: Path) -> Path:
+def assemble(folder: Path, reference: Path, tuned: Path, prepared: Path, base: Path | None = None) -> Path:
     """Bring models and prepared files together in a new ``folder`` and return it.
 
     Args:
@@ -32,32 +35,56 @@ def assemble(folder: Path, reference: Path, tuned: Path, prepared: Path) -> Path
         reference: a model folder.
         tuned: a model folder with its tokenizer.
         prepared: holds text and activations.
+        base: what a model folder that holds an adapter belongs on; None: the folder that the adapter names.
     """
     folder.mkdir()
+    placed: dict[Path, str] = {}
     for name, source in (("reference", reference), ("tuned", tuned)):
-        (folder / name).mkdir()
-        for file in sorted(source.iterdir()):
-            if file.is_file():
-                _place(file, folder / name / file.name)
+        _place_model(source, folder / name)
+        if is_adapter(source):
+            under = base_folder(source, base).resolve()
+            if under not in placed:
+                placed[under] = f"base_{name}"
+                _place_model(under, folder / placed[under])
+            _name_base(folder / name / CONFIG, placed[under])
+        placed.setdefault(source.resolve(), name)
     for name in (TEXT, ACTIVATIONS):
-        _place(prepared / name, folder / name)
+        place_file(prepared / name, folder / name)
     return folder
 
 
 def write_inputs(folder: Path, reference: Path, tuned: Path, texts: Sequence[str], layer: int) -> None:
     """Harvest ``texts`` at ``layer`` and write the whole folder: what `check` and tests run methods on."""
-    from diffbench.activations import harvest
     from diffbench.corpus import tokenise
-    from diffbench.residual import load_model, load_tokenizer
+    from diffbench.harvest import harvest
+    from diffbench.pairing import check_pair
+    from diffbench.residual import load_tokenizer, outline, pair_of
     from diffbench.text import Document
 
-    tokenizer = load_tokenizer(tuned)
+    base = reference if is_adapter(tuned) else None
+    tokenizer = load_tokenizer(tuned, base=base)
+    check_pair(outline(reference), outline(tuned, base=base), tokenizer, layer)
     corpus = tokenise([Document(text) for text in texts], tokenizer)
     prepared = folder.parent / f"{folder.name}-prepared"
     prepared.mkdir()
     corpus.save(prepared / TEXT, labelled=False)
-    harvest(load_model(reference), load_model(tuned), corpus, layer).save(prepared / ACTIVATIONS)
-    assemble(folder, reference, tuned, prepared)
+    harvest(*pair_of(reference, tuned, base=base), corpus, layer).save(prepared / ACTIVATIONS)
+    assemble(folder, reference, tuned, prepared, base)
+
+
+def _place_model(source: Path, folder: Path) -> None:
+    folder.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.is_file():
+            place_file(file, folder / file.name)
+
+
+def _name_base(config: Path, where: str) -> None:
+    """Point an adapter to its base beside it; what its own configuration names would tell what the model is."""
+    document = json.loads(config.read_text(encoding="utf-8"))
+    config.unlink()
+    config.write_text(json.dumps(document | {NAMED_BASE: f"../{where}"}), encoding="utf-8")
+    config.chmod(0o444)
 
 
 def keep_diff(left: Path, folder: Path) -> Path:
@@ -99,8 +126,8 @@ def _copy_plain(name: str, folder: int, limit: int, target: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def _place(source: Path, target: Path) -> None:
-    """Small files are copied; large ones linked, which is safe where the method process cannot write them."""
+def place_file(source: Path, target: Path) -> None:
+    """Copy a small file, read-only; link a large one, which is safe where the method process cannot write it."""
     if source.stat().st_size > LINK_ABOVE:
         try:
             os.link(source, target)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from diffbench.dictionary import difference_decoder
 from diffbench.diff import DictionaryDiff, DirectionDiff, Finding, Verdict
-from diffbench.pair import ModelPair
+from diffbench.lens import Words
+
+if TYPE_CHECKING:
+    from diffbench.pair import ModelPair
 
 MOST_FINDINGS = 50
 UNCHANGED_BELOW = 1e-8
@@ -31,20 +35,36 @@ def describe(diff: AnyActivationDiff, pair: ModelPair, scores: Tensor) -> AnyAct
         order, vectors = diff.order, difference_decoder(diff)
     else:
         order, vectors = torch.arange(diff.n_components), diff.directions
+    findings = findings_of(order, vectors, scores, diff.layer, pair.logit_lens)
+    return replace(diff, findings=findings, verdict=verdict(pair))
+
+
+def findings_of(
+    order: Tensor, vectors: Tensor, scores: Tensor, layer: int, read: Callable[[Tensor], Sequence[Words]]
+) -> tuple[Finding, ...]:
+    """The first components of an order as findings, with the tokens that they move.
+
+    Args:
+        order: [n] components, most important first.
+        vectors: [n, d], the direction of each component.
+        scores: [n], the importance of each; a component without one (NaN) is no finding.
+        layer: the 0-based block whose output they live in.
+        read: the logit lens.
+    """
     order = order[:MOST_FINDINGS]
-    tokens = pair.logit_lens(vectors[order]) if len(order) else []
-    findings = tuple(
+    order = order[~scores[order].isnan()]
+    tokens = read(vectors[order]) if len(order) else []
+    return tuple(
         Finding(
             rank=rank,
             component=int(component),
-            layer=diff.layer,
+            layer=layer,
             score=float(scores[component]),
             tokens_up=tuple(up),
             tokens_down=tuple(down),
         )
         for rank, (component, (up, down)) in enumerate(zip(order, tokens, strict=True), start=1)
     )
-    return replace(diff, findings=findings, verdict=verdict(pair))
 
 
 def verdict(pair: ModelPair) -> Verdict:

@@ -1,7 +1,11 @@
-"""Grid: the cells of a run, each with the key that says whether it has been run already."""
+"""Grid: the cells of a run, each with the keys that say whether its method and its scoring have been run already.
+
+A method's result is a *fit*; a row ``method@column`` is the same fit in another order, so that several rows share one.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +13,34 @@ from typing import Any
 from diffbench import cache
 from diffbench.canonical import digest
 from diffbench.comparison import CODE, SCORE_CODE, Comparison
-from diffbench.errors import UnknownName
+from diffbench.errors import OptionError, UnknownName
+from diffbench.input_files import InputFile, input_files, recorded
 from diffbench.judge import Judge
 from diffbench.method import Method, MethodOptions, resolve_options
 from diffbench.plugins import find_method, load_plugins, provenance
-from diffbench.record import Cell, Hashes
+from diffbench.record import COLUMN_NAME, Cell, Hashes
 
 METHOD_CODE = (
     *CODE,
     "diffbench.cell",
+    "diffbench.codes",
+    "diffbench.decoders",
+    "diffbench.design",
     "diffbench.diff_file",
     "diffbench.findings",
+    "diffbench.fitting",
+    "diffbench.formats",
+    "diffbench.input_files",
+    "diffbench.latent_scaling",
+    "diffbench.latents",
+    "diffbench.lens",
+    "diffbench.losses",
     "diffbench.method",
     "diffbench.options",
     "diffbench.pair",
+    "diffbench.scaling",
+    "diffbench.selection",
+    "diffbench.stream",
     "diffbench.training",
 )
 """Engine code that a method's Diff may follow from."""
@@ -33,13 +51,21 @@ PINNED = ("oracle", "nothing", "random-dictionary")
 
 @dataclass(frozen=True, slots=True)
 class PlannedCell:
-    """One cell before it is run."""
+    """One cell before it is run.
+
+    Attributes:
+        files: what the options name by path.
+        fit: SHA-256 of all that the method's Diff follows from; cells of one fit differ in ranking and judge alone.
+        key: SHA-256 of all that the scores follow from.
+    """
 
     comparison: Comparison
     method: type[Method]
     options: MethodOptions
+    files: tuple[InputFile, ...]
     judge: type[Judge]
     cell: Cell
+    fit: str
     key: str
 
     def hashes(self, diff: dict[str, str] | None = None) -> Hashes:
@@ -67,62 +93,93 @@ def plan(
 
     Args:
         comparisons: pairs to run on.
-        methods: names; empty means all that are installed.
+        methods: names, or ``name@column`` for a method's latents in the order of a column; empty means all installed.
         options: passed options by method.
         seeds: method seeds.
         judge: who scores interpretability.
 
     Raises:
         UnknownName: for a method that is not installed, or an option of one that is not in the run.
-        OptionError: for an option that does not exist or has no such value, before anything runs.
+        OptionError: for a row that is none, or an option that does not exist or has no such value, before anything
+            runs.
     """
-    names = list(dict.fromkeys(methods)) or sorted(load_plugins().methods)
+    rows = [split_row(row) for row in dict.fromkeys(methods)] or [
+        (name, None) for name in sorted(load_plugins().methods)
+    ]
+    names = list(dict.fromkeys(name for name, _ in rows))
     for name in options:
         if name not in names:
             raise UnknownName(
                 "method in this run", name, names, f"it was named in -o {name}.{next(iter(options[name]))}"
             )
-    classes = [find_method(name) for name in names]
-    resolved = [resolve_options(method, options.get(method.name, {})) for method in classes]
+    asked = {name: _asked(name, options.get(name, {})) for name in names}
     return [
-        _planned(comparison, method, chosen, dict(options.get(method.name, {})), seed, judge)
+        _planned(comparison, asked[name], ranking, seed, judge)
         for comparison in comparisons
-        for method, chosen in zip(classes, resolved, strict=True)
+        for name, ranking in rows
         for seed in dict.fromkeys(seeds)
     ]
 
 
-def _planned(
-    comparison: Comparison,
-    method: type[Method],
-    options: MethodOptions,
-    passed: dict[str, Any],
-    seed: int,
-    judge: type[Judge],
-) -> PlannedCell:
-    recipe = comparison.organism.recipe
+def split_row(row: str) -> tuple[str, str | None]:
+    """A method's name, and the column by which its latents are to be ranked, of ``name`` or ``name@column``.
+
+    Raises:
+        OptionError: if it has another form.
+    """
+    name, at, column = row.partition("@")
+    if at and not (name and re.fullmatch(COLUMN_NAME, column)):
+        raise OptionError(f"method {row!r}: write NAME or NAME@COLUMN, for example diff-sae@frequency")
+    return name, column or None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A method with its options, as asked for."""
+
+    method: type[Method]
+    options: MethodOptions
+    passed: dict[str, Any]
+    files: tuple[InputFile, ...]
+
+
+def _asked(name: str, passed: Mapping[str, Any]) -> _Asked:
+    method = find_method(name)
+    options = resolve_options(method, passed)
+    return _Asked(method, options, dict(passed), input_files(method, options))
+
+
+def _planned(comparison: Comparison, asked: _Asked, ranking: str | None, seed: int, judge: type[Judge]) -> PlannedCell:
+    recipe, method = comparison.organism.recipe, asked.method
     cell = Cell(
         organism=recipe.name,
         organism_version=recipe.version,
         reference=comparison.reference,
         method=method.name,
+        ranking=ranking,
         method_version=method.version,
         method_package=provenance(method),
         control=method.control,
         access=tuple(sorted(method.access)),
         seed=seed,
-        options_passed=passed,
-        options=options.model_dump(mode="json"),
+        options_passed=asked.passed | {file.option: file.name for file in asked.files},
+        options=recorded(asked.options.model_dump(mode="json"), asked.files),
         tier=comparison.tier.name,
         judge=f"{judge.name} {judge.version}",
     )
-    inputs = {
-        "stage": "cell",
+    fit = {
+        "stage": "fit",
         "comparison": comparison.key,
-        "cell": cell.model_dump(mode="json", exclude={"options_passed"}),
+        "cell": cell.model_dump(mode="json", exclude={"options_passed", "ranking", "judge"}),
         "tier": comparison.tier.model_dump(mode="json"),
         "method_code": [cache.plugin_version(method), cache.code_version(*METHOD_CODE)],
-        "score_code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
         "libraries": cache.libraries(),
     }
-    return PlannedCell(comparison, method, options, judge, cell, digest(inputs))
+    inputs = {
+        "stage": "cell",
+        "fit": digest(fit),
+        "ranking": ranking,
+        "judge": cell.judge,
+        "score_code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
+    }
+    return PlannedCell(comparison, method, asked.options, asked.files, judge, cell, digest(fit), digest(inputs))

@@ -16,6 +16,8 @@ from diffbench.tier import Tier
 from diffbench.truth import Schema
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from diffbench.diff import Diff
     from diffbench.pair import ModelPair
 
@@ -25,6 +27,21 @@ ACCESS: tuple[Access, ...] = ("activations", "logits", "weights", "generate", "t
 
 class MethodOptions(Schema):
     """Base of every method's ``Options``: frozen and closed; give each field a default and a description."""
+
+
+def FileField(description: str) -> Any:
+    """An option that names a file or folder; annotate it ``str | None``, it is None by default.
+
+    It is looked up where the command runs, its content decides the key of the result, and the method process gets a
+    read-only copy, whose path it finds in the option.
+    """
+    return Field(None, min_length=1, description=description, json_schema_extra={"file": True})
+
+
+def is_file_field(field: FieldInfo) -> bool:
+    """Whether an option was made by `FileField`."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra.get("file") is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +129,10 @@ __all__ = [
     "Access",
     "Context",
     "Field",
+    "FileField",
     "Method",
     "MethodOptions",
     "NotApplicable",
+    "is_file_field",
     "resolve_options",
 ]

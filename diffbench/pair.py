@@ -13,15 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffbench.activations import Activations
+from diffbench.activations import Activations, Rows
+from diffbench.adapter import is_adapter
 from diffbench.corpus import Corpus
 from diffbench.errors import AccessError
 from diffbench.exchange import ACTIVATIONS, TEXT
+from diffbench.lens import Lens
 from diffbench.method import Access
-from diffbench.residual import Model, blocks, final_gain, hidden, load_model, load_tokenizer, vocabulary
+from diffbench.residual import Model, blocks, hidden, load_model, load_pair, load_tokenizer, vocabulary
+from diffbench.stream import Stream
 
 Side = Literal["reference", "tuned"]
-SEEN_AT_LEAST = 5
 
 
 class ModelPair:
@@ -71,6 +73,22 @@ class ModelPair:
         self._need("activations")
         self.usage["activation_rows"] = len(self._stored)  # the same rows, however often they are asked for
         return self._stored
+
+    def training_rows(self) -> tuple[Rows, Activations]:
+        """Rows to train a dictionary on, and rows of held-out documents to rank its latents on.
+
+        Where the run stores a sample only, the sample is held out and rows of all other text are made on the fly.
+
+        Raises:
+            AccessError: if the method did not declare "activations".
+            CacheError: if there is one document only.
+        """
+        stored = self.activations()
+        if stored.first_document == 0:
+            return stored.split()
+        text = self.text().rows(slice(stored.first_document))
+        reference, tuned = self._both
+        return Stream(reference, tuned, text, stored.layer, stored, charge=self._charge_both), stored
 
     @torch.inference_mode()
     def hidden(self, side: Side, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
@@ -131,19 +149,13 @@ class ModelPair:
         """Tokens that residual directions [n, d] promote and suppress most, through the tuned model's unembedding.
 
         The final norm's gain is applied, its division is not (it is no function of a direction alone). Only tokens
-        that occur in the text are named: rarely trained rows of the unembedding would win otherwise.
+        that occur in the text are named.
         """
-        model = self._model("tuned")
-        scores = (vectors * final_gain(model)) @ model.get_output_embeddings().weight.T
-        text = self.text()
-        counts = torch.bincount(text.ids[text.counts], minlength=scores.shape[1])
-        scores = scores[:, (seen := (counts >= SEEN_AT_LEAST).nonzero().flatten())]
-        top = min(top, len(seen))
-        up, down = scores.topk(top).indices, (-scores).topk(top).indices
-        return [(self._words(seen[u]), self._words(seen[d])) for u, d in zip(up, down, strict=True)]
+        return self._lens.read(vectors, top)
 
-    def _words(self, ids: Tensor) -> list[str]:
-        return [self.tokenizer.decode([int(index)]).strip() for index in ids]
+    @cached_property
+    def _lens(self) -> Lens:
+        return Lens.of(self._model("tuned"), self.tokenizer, self.text())
 
     @cached_property
     def _stored(self) -> Activations:
@@ -154,13 +166,28 @@ class ModelPair:
             setattr(self, f"_{side}", load_model(self._folder / side))
         return getattr(self, f"_{side}")
 
+    @cached_property
+    def _both(self) -> tuple[Model, Model]:
+        """Both models as the rows were harvested with them."""
+        dtype, tuned = self._stored.dtype, self._folder / "tuned"
+        if dtype == "float32" and not is_adapter(tuned):
+            return self._model("reference"), self._model("tuned")
+        return load_pair(self._folder / "reference", tuned, dtype=dtype)
+
+    def _charge_both(self, n_tokens: int) -> None:
+        for model in self._both:
+            self._charge(model, n_tokens)
+
     def _need(self, access: Access) -> None:
         if access not in self._access:
             declared = ", ".join(sorted(self._access)) or "nothing"
             raise AccessError(f"the method used {access!r} but declares {declared}; add it to `access`")
 
     def _forward(self, side: Side, n_tokens: int) -> None:
-        parameters = sum(parameter.numel() for parameter in self._model(side).parameters())
+        self._charge(self._model(side), n_tokens)
+
+    def _charge(self, model: Model, n_tokens: int) -> None:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
         self._count("calls", 1)
         self._count("tokens", n_tokens)
         self._count("flops", 2 * parameters * n_tokens)

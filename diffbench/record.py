@@ -19,6 +19,8 @@ from diffbench.recipe import first_problem
 from diffbench.truth import Schema
 
 RECORD_BYTES = 8 << 20
+COLUMN_NAME = r"[a-z0-9_]{1,64}"
+"""Names of columns by which latents can be ranked."""
 Status = Literal["ok", "error", "not_applicable"]
 Versioned = TypeVar("Versioned", bound=Schema)
 
@@ -162,6 +164,12 @@ class PairFacts(Schema):
     kl_affected_share: Figure = Field(description="share of the KL mass at affected positions")
     trigger_rate: float = Field(description="share of unmasked positions that are affected")
     outlier_share: float = Field(description="share of positions masked for their norm")
+    harvest_dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the models computed the rows in")
+    harvest_ratio: Figure = Field(
+        Figure(state="n/a", reason="the models ran in float32; no other precision was asked for"),
+        description="root mean square of delta over that of its rounding error in bfloat16, on a sample",
+    )
+    streamed: bool = Field(False, description="methods train on rows made on the fly; a sample of them is stored")
     n_positions: int
     n_documents: int
     matmul: str = Field(description="float32 matmul setting of PyTorch, chosen after an error probe")
@@ -175,6 +183,11 @@ class Cell(Schema):
     organism_version: int
     reference: Literal["base", "control"]
     method: str
+    ranking: str | None = Field(
+        None,
+        pattern=f"^{COLUMN_NAME}$",
+        description="column by which the engine ordered the latents; null: the method's order",
+    )
     method_version: int
     method_package: str = Field(description="distribution and version that brought the method")
     control: bool = Field(description="a pinned control row, no competitor")
@@ -184,6 +197,11 @@ class Cell(Schema):
     options: dict[str, Any] = Field(description="resolved: passed ones and defaults")
     tier: str
     judge: str
+
+    @property
+    def row(self) -> str:
+        """By what tables tell its row: the method, or ``method@ranking``."""
+        return self.method if self.ranking is None else f"{self.method}@{self.ranking}"
 
 
 class Budget(Schema):
@@ -225,6 +243,7 @@ class Record(Schema):
 
     schema_version: Literal[1] = 1
     key: str = Field(description="SHA-256 of everything that can change the scores")
+    fit: str | None = Field(None, description="SHA-256 of everything that can change the Diff; rankings share a fit")
     cell: Cell
     status: Status
     reason: str | None = Field(None, max_length=2000, description="why there are no scores, in one line")

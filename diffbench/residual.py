@@ -7,37 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from diffbench.errors import CheckpointError
+from diffbench.adapter import base_folder, is_adapter, merged, toggled
+from diffbench.errors import CheckpointError, OptionError
 from diffbench.line import one_line
 from diffbench.precision import use_fast_matmul
 
+Dtype = Literal["float32", "bfloat16"]
 Model = Any
 """A transformers causal LM; its own classes carry no useful static types."""
 
 
-def load_model(folder: Path) -> Model:
-    """Load a causal LM in float32 from a local folder, safetensors only, no code from the folder.
+def load_model(folder: Path, *, base: Path | None = None, dtype: Dtype = "float32") -> Model:
+    """Load a causal LM from a local folder, safetensors only, no code from the folder.
+
+    Args:
+        folder: a model, or an adapter, which is merged into its base.
+        base: the base of an adapter; None: the one that the adapter names.
+        dtype: what the weights are kept and computed in.
 
     Raises:
         CheckpointError: if the folder holds no such model.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    if is_adapter(folder):
+        # Merged in float32: a sum that is rounded to fewer digits would lose much of a small adapter.
+        return merged(_load_whole(base_folder(folder, base), "float32"), folder).to(getattr(torch, dtype))
+    return _load_whole(folder, dtype)
 
-    logging.disable_progress_bar()
-    use_fast_matmul()
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no model here (config.json is missing)")
+
+def _load_whole(folder: Path, dtype: Dtype) -> Model:
+    from transformers import AutoModelForCausalLM
+
+    _prepare_loading(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder),
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             attn_implementation="eager",  # exact for every architecture, and faster than sdpa on CPUs for short texts
             use_safetensors=True,
             local_files_only=True,
@@ -48,18 +59,103 @@ def load_model(folder: Path) -> Model:
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load a tokenizer from a local folder, no code from the folder.
+def outline(folder: Path, *, base: Path | None = None) -> Model:
+    """The model of a folder without its weights: shapes and names, in no memory to speak of.
+
+    Raises:
+        CheckpointError: if the folder's configuration describes no causal LM.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if is_adapter(folder):
+        folder = base_folder(folder, base)
+    _prepare_loading(folder)
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"{folder}: cannot be loaded as a causal LM: {one_line(error, 300)}") from None
+
+
+def _prepare_loading(folder: Path) -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    use_fast_matmul()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no model here (config.json is missing)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model that is in memory only while it is used."""
+
+    folder: Path
+    base: Path | None = None
+    dtype: Dtype = "float32"
+
+    def load(self) -> Model:
+        """The model, as `load_model` gives it."""
+        return load_model(self.folder, base=self.base, dtype=self.dtype)
+
+
+def pair_of(reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dtype = "float32") -> tuple[Model, Model]:
+    """Two models to run one after the other, with no more than one of them in memory.
+
+    A tuned folder that holds an adapter on the reference's own model gives one loaded model, on which the adapter is
+    switched off and on; any other pair gives a `ModelFolder` each.
+
+    Raises:
+        CheckpointError: if an adapter does not fit its base.
+    """
+    if is_adapter(tuned) and not is_adapter(reference):
+        if base_folder(tuned, base).resolve() == reference.resolve():
+            return toggled(_load_whole(reference, dtype), tuned)
+    return ModelFolder(reference, base, dtype), ModelFolder(tuned, base, dtype)
+
+
+def load_pair(
+    reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dtype = "float32"
+) -> tuple[Model, Model]:
+    """Two models in memory at once; an adapter on the reference's own model shares its weights.
+
+    Raises:
+        CheckpointError: if a folder holds no model.
+    """
+    one, other = pair_of(reference, tuned, base=base, dtype=dtype)
+    return _in_memory(one), _in_memory(other)
+
+
+def _in_memory(model: Model | ModelFolder) -> Model:
+    return model.load() if isinstance(model, ModelFolder) else model
+
+
+def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
+    """Load a tokenizer from a local folder, no code from the folder; an adapter without one takes its base's.
 
     Raises:
         CheckpointError: if the folder holds no tokenizer.
     """
     from transformers import AutoTokenizer
 
+    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
+        folder = base_folder(folder, base)
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: no tokenizer: {one_line(error, 300)}") from None
+
+
+def check_layer(model: Model, layer: int) -> None:
+    """Refuse a layer that a model does not have.
+
+    Raises:
+        OptionError: naming the layers there are.
+    """
+    n_layers = len(blocks(model))
+    if not 0 <= layer < n_layers:
+        raise OptionError(f"layer: {layer} does not exist, the models have blocks 0..{n_layers - 1}")
 
 
 def blocks(model: Model) -> nn.ModuleList:

@@ -17,14 +17,14 @@ from pydantic import Field
 from diffbench import runner
 from diffbench.build import Organism, check_text
 from diffbench.catalogue import find_organism
-from diffbench.comparison import Comparison
+from diffbench.comparison import Comparison, HarvestDtype
 from diffbench.errors import OptionError, RecordError
 from diffbench.gate_report import GateReport
 from diffbench.grid import PINNED, PlannedCell, plan
 from diffbench.judge import Judge
 from diffbench.plugins import find_judge
 from diffbench.record import Record
-from diffbench.run_folder import CELLS, RUN_FILE, Provenance, RunFile, read_run_file, write_run_file
+from diffbench.run_folder import CELLS, FITS, RUN_FILE, Provenance, RunFile, read_run_file, write_run_file
 from diffbench.tier import find_tier
 from diffbench.truth import Schema
 
@@ -35,7 +35,10 @@ class RunConfig(Schema):
     """What a run is asked for; everything else follows from it."""
 
     organisms: tuple[str, ...] = Field(min_length=1, description="names or paths of recipes")
-    methods: tuple[str, ...] = Field((), description="names; none means all that are installed")
+    methods: tuple[str, ...] = Field(
+        (),
+        description="names, or name@column for a method's latents in the order of a column; none means all installed",
+    )
     controls: bool = Field(True, description="run the controls that every table pins beside the named methods")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="passed options by method")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="method seeds")
@@ -43,6 +46,8 @@ class RunConfig(Schema):
     tier: str = "laptop"
     judge: str = "offline"
     layer: int | None = Field(None, description="None: by the rule")
+    harvest_dtype: HarvestDtype = Field("float32", description="what the models compute activations in")
+    streaming: bool = Field(False, description="train on rows made on the fly; store a sample of them only")
     jobs: int | None = Field(None, ge=1, description="None: one for each core")
 
 
@@ -77,7 +82,7 @@ def execute(
         passed: the part of the configuration that the user gave.
         argv: the command line, for the run file.
         notify: gets a phrase and the fraction of the current stage that is done.
-        overwrite: run finished cells again.
+        overwrite: run finished cells again, their methods too.
 
     Raises:
         DiffbenchError: for anything that keeps the run from starting: unknown names, wrong options, a failed gate.
@@ -98,7 +103,7 @@ def execute(
                 report.require(asked)
             runner.prepare(cells, workers)
             _write_run_file(folder, config, passed, argv)
-            records = runner.run_cells(cells, folder, workers, finished)
+            records = runner.run_cells(cells, folder, workers, finished, refit=overwrite)
     except BaseException:
         with suppress(OSError):
             folder.rmdir()  # which only an empty folder lets happen: a run that was refused leaves nothing
@@ -135,7 +140,9 @@ def planned(config: RunConfig, organisms: list[Organism]) -> list[PlannedCell]:
                 raise OptionError(f"layer: {config.layer} does not exist, the models have blocks 0..{layers - 1}")
             if reference == "control" and organism.control_parameters is None:
                 raise OptionError(f"reference: organism {organism.recipe.name} has no control; use --reference base")
-            comparisons.append(Comparison(organism=organism, reference=reference, tier=tier, layer=config.layer))
+            comparisons.append(
+                Comparison(organism, reference, tier, config.layer, config.harvest_dtype, config.streaming)
+            )
     pinned = PINNED if config.methods and config.controls else ()
     return plan(comparisons, (*config.methods, *pinned), config.options, config.seeds, judge)
 
@@ -165,7 +172,7 @@ def _check_folder(folder: Path) -> None:
 
 def _foreign(path: Path) -> bool:
     """Whether an entry of a run folder without a run file is not what a run left that was killed."""
-    return path.name != CELLS and not path.name.startswith(f".{RUN_FILE}.")
+    return path.name not in (CELLS, FITS) and not path.name.startswith(f".{RUN_FILE}.")
 
 
 def _write_run_file(folder: Path, config: RunConfig, passed: dict[str, Any], argv: tuple[str, ...]) -> None:

@@ -3,7 +3,8 @@
 ::
 
     runs/NAME/run.json                                                       what was asked, by which program
-    runs/NAME/cells/<organism>--<method>--s<seed>--<key8>/record.json        present = the cell is finished
+    runs/NAME/fits/<organism>--<method>--s<seed>--<key8>/fit.json            present = the method is finished
+    runs/NAME/cells/<organism>--<method@ranking>--s<seed>--<key8>/record.json    present = the cell is finished
 
 A run folder may come from a stranger: nothing below the path that was named is read through a symbolic link.
 """
@@ -27,6 +28,7 @@ from diffbench.truth import Schema
 
 RUN_BYTES = 1 << 20
 RUN_FILE = "run.json"
+FITS = "fits"
 CELLS = "cells"
 RECORD_FILE = "record.json"
 
@@ -72,8 +74,12 @@ class Run:
 
 def cell_folder_name(cell: Cell, key: str) -> str:
     """The name of a cell's folder: safe on every file system whatever the names in ``cell`` are."""
-    parts = (_safe(cell.organism), _safe(cell.method), f"s{cell.seed}", _safe(key[:8]))
-    return "--".join(parts)
+    return "--".join((_safe(cell.organism), _safe(cell.row), f"s{cell.seed}", _safe(key[:8])))
+
+
+def fit_folder_name(cell: Cell, key: str) -> str:
+    """The name of the folder of the fit that a cell's ranking is taken from; as safe."""
+    return "--".join((_safe(cell.organism), _safe(cell.method), f"s{cell.seed}", _safe(key[:8])))
 
 
 def write_run_file(folder: Path, file: RunFile) -> Path:
@@ -97,9 +103,9 @@ def read_run(path: Path) -> Run:
     records: list[Record] = []
     damaged: list[tuple[Path, str]] = []
     unfinished: list[Path] = []
-    for cell, problem in _cell_folders(folder):
+    for cell, problem in folders_in(folder / CELLS):
         record = cell / RECORD_FILE
-        problem = problem or _problem(record, stat.S_ISREG)
+        problem = problem or refusal(record, stat.S_ISREG)
         if problem is not None:
             damaged.append((cell.relative_to(folder), problem))
         elif not record.exists():
@@ -122,7 +128,7 @@ def read_run_file(folder: Path) -> RunFile:
     path = folder / RUN_FILE
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; name a run folder (`runs/NAME`) or its {RUN_FILE}")
-    problem = _problem(path, stat.S_ISREG)
+    problem = refusal(path, stat.S_ISREG)
     if problem is not None:
         raise RecordError(f"{path}: {problem}; copy the run with its files instead")
     if not path.exists():
@@ -130,21 +136,20 @@ def read_run_file(folder: Path) -> RunFile:
     return read_document(path, RunFile, RUN_BYTES, "; delete it and run again, finished cells stay")
 
 
-def _cell_folders(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """Every cell folder in the order of its name, with what is wrong about it; drafts begin with a dot."""
-    cells = folder / CELLS
-    problem = _problem(cells, stat.S_ISDIR)
+def folders_in(path: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every folder in ``path`` in the order of its name, with what is wrong about it; drafts begin with a dot."""
+    problem = refusal(path, stat.S_ISDIR)
     if problem is not None:
-        yield cells, problem
-    elif cells.is_dir():
-        for cell in sorted(cells.iterdir()):
-            if cell.name.startswith("."):
+        yield path, problem
+    elif path.is_dir():
+        for entry in sorted(path.iterdir()):
+            if entry.name.startswith("."):
                 continue
-            if cell.is_symlink() or cell.is_dir():
-                yield cell, _problem(cell, stat.S_ISDIR)
+            if entry.is_symlink() or entry.is_dir():
+                yield entry, refusal(entry, stat.S_ISDIR)
 
 
-def _problem(path: Path, kind: Any) -> str | None:
+def refusal(path: Path, kind: Any) -> str | None:
     """Why ``path`` is not to be read; None if it is of that kind or absent."""
     try:
         mode = path.lstat().st_mode
@@ -159,8 +164,8 @@ def _problem(path: Path, kind: Any) -> str | None:
 
 def _order(record: Record) -> tuple[str, int, str, str, int, str]:
     cell = record.cell
-    return cell.organism, cell.organism_version, cell.reference, cell.method, cell.seed, record.key
+    return cell.organism, cell.organism_version, cell.reference, cell.row, cell.seed, record.key
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:60] or "unnamed"
+    return re.sub(r"[^A-Za-z0-9._@-]+", "-", name).strip(".-")[:60] or "unnamed"

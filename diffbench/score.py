@@ -26,19 +26,21 @@ from diffbench.corpus import Corpus, tokenise
 from diffbench.detection import detect_findings, mean_detection
 from diffbench.dictionary import reconstruction
 from diffbench.diff import DictionaryDiff, Diff, Finding
-from diffbench.diff_file import load_diff
+from diffbench.diff_file import load_diff, save_header
 from diffbench.edit import ActivationEdit, Streams, edit_of
 from diffbench.errors import BudgetExceeded
-from diffbench.exchange import ACTIVATIONS
+from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.judge import Judge
+from diffbench.lens import Lens
 from diffbench.localisation import localise
 from diffbench.plugins import find_judge
 from diffbench.precision import CONSTANT
+from diffbench.ranking import NoRanking, ranked
 from diffbench.record import BudgetPoint, DetectionScore, Figure, Fit, Interpretability, Localisation, Recovery, Scores
 from diffbench.residual import Model, blocks, load_model, load_tokenizer, vocabulary, width
 from diffbench.seeds import derive
 from diffbench.text import Document
-from diffbench.tier import COMPONENT_BUDGETS
+from diffbench.tier import COMPONENT_BUDGETS, Tier
 from diffbench.truth import Probe, Stratum, Truth
 
 TOP = 10
@@ -76,11 +78,22 @@ class Bench:
 
 
 def score_task(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Worker task: score one Diff. Request: `Comparison.request`, judge, seed, diff (folder)."""
+    """Worker task: score a Diff. Request: `Comparison.request`, judge, seed, diff (folder), ranking (column or None).
+
+    With a ranking the Diff's latents are put into that order first, which is written into its header.
+    """
     bench = Bench.open(Comparison.of(request), request["judge"])
-    diff = load_diff(Path(request["diff"]))
+    folder = Path(request["diff"])
+    diff = load_diff(folder)
+    if request["ranking"] is not None:
+        text = Corpus.load(bench.comparison.path / "in" / TEXT)
+        try:
+            diff = ranked(diff, request["ranking"], Lens.of(bench.tuned, bench.tokenizer, text))
+        except NoRanking as reason:
+            return {"not_applicable": str(reason)}
+        save_header(diff, folder)
     scores = score(bench, diff, request["seed"], control_detection(bench))
-    return scores.model_dump(mode="json")
+    return {"scores": scores.model_dump(mode="json")}
 
 
 def control_task(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +109,7 @@ def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
         DiffError: if the Diff does not fit the pair.
         BudgetExceeded: if it holds more components than the tier allows.
     """
-    check(bench, diff)
+    check(diff, bench.tuned, bench.comparison.tier)
     layer, edit = bench.comparison.facts().layer, edit_of(diff)
     if edit is None or edit.layer != layer:
         n_a = Figure.not_applicable(
@@ -122,12 +135,11 @@ def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
     )
 
 
-def check(bench: Bench, diff: Diff) -> None:
-    """Raise `DiffError` or `BudgetExceeded` if the Diff does not fit the pair or the tier."""
-    diff.check(width(bench.tuned), len(blocks(bench.tuned)), vocabulary(bench.tuned))
-    most = bench.comparison.tier.components
-    if diff.n_components > most:
-        raise BudgetExceeded(f"the Diff has {diff.n_components} components, the tier allows {most}")
+def check(diff: Diff, tuned: Model, tier: Tier) -> None:
+    """Raise `DiffError` or `BudgetExceeded` if a Diff does not fit the pair or the tier."""
+    diff.check(width(tuned), len(blocks(tuned)), vocabulary(tuned))
+    if diff.n_components > tier.components:
+        raise BudgetExceeded(f"the Diff has {diff.n_components} components, the tier allows {tier.components}")
 
 
 def _recover(bench: Bench, edit: ActivationEdit, corpus: Corpus, rows: Streams) -> Recovery:

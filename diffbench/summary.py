@@ -19,7 +19,7 @@ SECTION = ("organism", "organism_version", "reference", "tier", "judge", "settin
 """What the rows of one table share."""
 COSTS = ("method_seconds", "score_seconds", "harvest_seconds", "peak_memory_mb")
 OWN_TRACK = "training_data"
-_METHOD = ("method", "method_version", "variant", "control", "access")
+_METHOD = ("row", "method", "ranking", "method_version", "variant", "control", "access")
 _DTYPES = {
     **{column.name: "Int64" for column in CELL if column.kind == "int"},
     **dict.fromkeys(("seeds", "seeds_ok"), "Int64"),
@@ -29,7 +29,7 @@ _DTYPES = {
 }
 
 DESCRIPTIONS = {
-    "label": "the method and the options that were passed",
+    "label": "the row and the options that were passed",
     "status": "ok, partial (some seeds failed), not_applicable or error",
     "scored": "whether at least one seed has scores",
     "seeds": "method seeds that were run",
@@ -55,7 +55,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in plain_rows(frame):
-        key = (*(row[name] for name in SECTION), row["method"], row["variant"])
+        key = (*(row[name] for name in SECTION), row["row"], row["variant"])
         groups.setdefault(key, []).append(row)
     found = [_summary_row(_newest_per_seed(group)) for group in groups.values()]
     _tell_apart(found)
@@ -144,7 +144,7 @@ def _over_seeds(values: list[float]) -> tuple[float | None, float | None]:
 
 def _label(row: Row) -> str:
     passed = str(row["options_passed"]).strip("{}").replace('"', "").replace(": ", "=")
-    return clip(f"{row['method']} {passed}".strip(), LABEL_WIDTH - len(" #0000"))
+    return clip(f"{row['row']} {passed}".strip(), LABEL_WIDTH - len(" #0000"))
 
 
 def _tell_apart(found: list[Row]) -> None:
@@ -183,7 +183,7 @@ def _counted(texts: Iterable[str]) -> str | None:
 
 def _rank(row: Row) -> tuple[Any, ...]:
     section = tuple(str(row[name]).zfill(12 if name == "organism_version" else 0) for name in SECTION)
-    name = (row["method"], row["label"], row["variant"])
+    name = (row["row"], row["label"], row["variant"])
     headline = row["headline"] if row["headline_state"] == "ok" else None
     if row["control"]:
         place = CONTROLS.index(row["method"]) if row["method"] in CONTROLS else len(CONTROLS)

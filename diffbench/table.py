@@ -15,7 +15,7 @@ from diffbench.tier import COMPONENT_BUDGETS
 
 Row = Mapping[str, Any]
 FULL_WIDTH = 120
-LABEL_WIDTH = 28
+LABEL_WIDTH = 44
 NOTE_WIDTH = 48
 DEEPEST = 20
 STATES = {"none": "none", "n/a": "n/a", "undefined": "undef.", "error": "ERROR"}

@@ -1,237 +1,299 @@
-"""Training sparse dictionaries: one loop for every BatchTopK dictionary.
+"""Training sparse dictionaries: one loop for all of them, with its gradients written out.
 
-Source: Bussmann, Leask & Nanda 2024 (BatchTopK SAE); Minder et al. 2025, arXiv 2504.02922 (BatchTopK crosscoder).
-Keep the B*k largest scores of a batch, where the score of a latent is its activity times the sum of its decoder norms;
-squared error; an auxiliary loss lets dead latents explain the error; theta, the running mean of the smallest kept
-score, replaces the batch at inference.
+A step encodes a batch, selects what is kept (`selection`), reconstructs (`codes`), and takes the loss (`losses`) back
+to encoder, decoder and biases in closed form; `Design` says which of these. Nothing is recorded for automatic
+differentiation: on a CPU only the active entries are ever touched, and tests compare every gradient with a float64
+restatement.
 
-Shapes: B rows, d residual width, D = d (one target) or 2d (both models), n latents.
+Sources: Bussmann, Leask & Nanda 2024 (BatchTopK); Gao et al. 2024 (auxiliary loss); Minder et al. 2025, arXiv
+2504.02922 (BatchTopK and L1 crosscoders); Aranguri 2025 (tied crosscoder).
+Shapes: B rows, d residual width, D = d (one target) or 2d (both models), n latents, P nested prefixes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffbench.activations import Activations
-from diffbench.dictionary import energy_and_frequency
-from diffbench.diff import DictionaryDiff, Input
+from diffbench.activations import Rows
+from diffbench.codes import Code
+from diffbench.decoders import norm_share, relative_norm, row_norms
+from diffbench.design import L1, Design, TopK
+from diffbench.diff import DictionaryDiff
 from diffbench.errors import OptionError
-from diffbench.options import BatchTopKOptions
-from diffbench.precision import CONSTANT
+from diffbench.options import DictionaryOptions
+from diffbench.precision import use_fast_matmul
+from diffbench.scaling import Scaling, select_input
+from diffbench.seeds import derive
+from diffbench.selection import Selection, selection
 
-AUX = 1 / 32
 CLIP = 1.0
 DECAY_SHARE = 0.2
 THETA_STEPS = 100
-WARM_UP = 50
+DEFAULT_PASSES = 4
+REPORT_EVERY = 20
 EPS = 1e-8
 
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """x -> (x - mean) * scale, one scalar per model; folded back into the Diff."""
-
-    mean: Tensor  # [D]
-    scale: Tensor  # [D], constant over each model's part
-
-    @classmethod
-    def fit(cls, x: Tensor, parts: int) -> Scaling:
-        """Scale each of ``parts`` equal slices of columns to a mean squared norm of its width."""
-        mean = x.mean(dim=0)
-        width = x.shape[1] // parts
-        power = [
-            float((x[:, i * width : (i + 1) * width] - mean[i * width : (i + 1) * width]).pow(2).mean())
-            for i in range(parts)
-        ]
-        if not all(np.isfinite(power)):
-            raise OptionError("activations hold NaN or infinite values; nothing can be trained on them")
-        if max(power) <= CONSTANT * float(x.double().pow(2).mean()):
-            raise OptionError("activations are constant: there is nothing for a dictionary to explain")
-        scale = torch.cat([torch.full((width,), (p + EPS * max(power)) ** -0.5) for p in power])
-        return cls(mean=mean, scale=scale)
+Report = Callable[[str, float], None]
 
 
-@dataclass(slots=True)
-class _Weights:
-    encoder: Tensor  # [n, D]
-    encoder_bias: Tensor  # [n]
-    decoder: Tensor  # [n, D]
-    bias: Tensor  # [D]
+class Trainer:
+    """Parameters and state of one fit, in training space.
 
-    def all(self) -> list[Tensor]:
-        return [self.encoder, self.encoder_bias, self.decoder, self.bias]
+    Attributes:
+        encoder: [n, D].
+        encoder_bias: [n].
+        decoders: the decoder [n, D] and what it is made of.
+        bias: [D], of the decoder.
+        theta: running mean of the smallest kept score; None before the first step and for L1.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        options: DictionaryOptions,
+        *,
+        width: int,
+        n: int,
+        steps: int,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        self.design, self.options, self.steps = design, options, max(1, steps)
+        self.device = torch.device("cpu") if device is None else device
+        parts = design.parts
+        directions = torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+        directions /= directions.norm(dim=1, keepdim=True)
+        initial = directions.repeat(1, parts).to(self.device)
+        self.decoders = design.decoders(initial)
+        self.encoder = self.decoders.expand() / parts
+        self.encoder_bias = torch.zeros(n, device=self.device)
+        self.bias = torch.zeros(parts * width, device=self.device)
+        self.theta: float | None = None
+        self.selection: Selection = selection(self._k, design.bounds(n), self.device)
+        self._loss, self._price = design.loss(), design.price(n).to(self.device)
+        self._silent = torch.zeros(n, dtype=torch.int64, device=self.device)
+        self._horizon = max(1, min(THETA_STEPS, self.steps // 10))  # a short fit must not remember its first steps
+        self._optimizer = torch.optim.Adam(self.parameters(), lr=options.lr, betas=(0.9, 0.999), fused=True)
+        self._pre = torch.empty(0, device=self.device)
+        self._done = 0
+
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [self.encoder, self.encoder_bias, self.bias, *self.decoders.parameters]
+
+    @property
+    def _k(self) -> int | None:
+        return self.design.sparsity.k if isinstance(self.design.sparsity, TopK) else None
+
+    @torch.no_grad()
+    def step(self, x: Tensor) -> Tensor:
+        """One step of Adam on a batch [B, D] in training space; the loss before it, [] (on the device)."""
+        value = self.gradients(x)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), CLIP)
+        rise = min(1.0, (self._done + 1) / self.options.warm_up)
+        fall = min(1.0, (self.steps - self._done) / max(1.0, DECAY_SHARE * self.steps))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.options.lr * rise * max(fall, 0.0)
+        self._optimizer.step()
+        self.decoders.project()
+        self._done += 1
+        return value
+
+    @torch.no_grad()
+    def gradients(self, x: Tensor) -> Tensor:
+        """Set the ``grad`` of every parameter, unclipped, and return the loss."""
+        decoder = self.decoders.expand()
+        norms = row_norms(decoder, self.design.parts)
+        bias = self.encoder_bias - self.encoder @ self.bias if self.design.centred else self.encoder_bias
+        if self._pre.shape != (len(x), len(decoder)):
+            self._pre = torch.empty(len(x), len(decoder), device=self.device)
+        torch.mm(x, self.encoder.T, out=self._pre)
+        code, smallest = self.selection.select(self._pre, bias, norms.sum(dim=1) / self._price)
+        self._remember(code, smallest, len(x))
+        hats = code.decode(decoder) + self.bias
+        value, g = self._loss.of(x, hats)
+        blocks = g if len(g) == 1 else g.flip(0).cumsum(dim=0).flip(0)
+        at_f = code.pull(blocks, decoder)
+        at_decoder = code.push(code.values, blocks)
+        at_bias = g.sum(dim=(0, 1))
+        if isinstance(self.design.sparsity, L1):
+            value = value + self._penalty(code, decoder, norms, at_f, at_decoder, len(x))
+        at_encoder, at_encoder_bias = code.push(at_f, x), code.totals(at_f)
+        if isinstance(self.design.sparsity, TopK) and self.design.sparsity.aux > 0:
+            dead = (self._silent >= self.design.sparsity.dead_after).nonzero().flatten()
+            if len(dead):
+                into = (at_encoder, at_encoder_bias, at_decoder)
+                self._auxiliary(x, x - hats[-1], decoder, bias, dead, into)
+        if self.design.centred:
+            at_encoder.addr_(at_encoder_bias, self.bias, alpha=-1.0)
+            at_bias -= at_encoder_bias @ self.encoder
+        self.encoder.grad, self.encoder_bias.grad, self.bias.grad = at_encoder, at_encoder_bias, at_bias
+        self.decoders.set_gradient(at_decoder)
+        return value
+
+    def _remember(self, code: Code, smallest: float | None, rows: int) -> None:
+        """Latents that were silent, and the threshold."""
+        if isinstance(self.design.sparsity, L1):
+            return
+        self._silent += rows
+        self._silent.masked_fill_(code.fired(), 0)
+        if smallest is not None:
+            keep = 1 - 1 / self._horizon
+            self.theta = smallest if self.theta is None else keep * self.theta + (1 - keep) * smallest
+
+    def _penalty(
+        self, code: Code, decoder: Tensor, norms: Tensor, at_f: Tensor, at_decoder: Tensor, rows: int
+    ) -> Tensor:
+        """The L1 penalty; its gradients are added to those at f and at the decoder."""
+        assert isinstance(self.design.sparsity, L1)
+        warm = self.design.sparsity.warm_up * self.steps
+        weight = self._price * (self.design.sparsity.penalty * min(1.0, (self._done + 1) / max(1.0, warm)) / rows)
+        totals = code.totals(code.values)
+        at_f += code.of_latents(weight * norms.sum(dim=1))
+        pull = ((weight * totals)[:, None] / norms.clamp_min(EPS))[:, :, None]
+        at_decoder += (decoder.view(*norms.shape, -1) * pull).view_as(decoder)
+        return torch.dot(weight * norms.sum(dim=1), totals)
+
+    def _auxiliary(
+        self,
+        x: Tensor,
+        error: Tensor,
+        decoder: Tensor,
+        bias: Tensor,
+        dead: Tensor,
+        into: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        """Squared error of explaining what is left with the most active dead latents, d/2 of them at most in a row.
+
+        Gradients are added to those at encoder, encoder bias and decoder; the error itself counts as fixed.
+        """
+        assert isinstance(self.design.sparsity, TopK)
+        f = (self._pre[:, dead] + bias[dead]).relu_()
+        f = _largest_in_row(f, x.shape[1] // self.design.parts // 2)
+        rows = decoder[dead]
+        g = (error - f @ rows).mul_(-2 * self.design.sparsity.aux / len(x))
+        at_f = (g @ rows.T).mul_(f > 0)
+        at_encoder, at_encoder_bias, at_decoder = into
+        at_decoder.index_add_(0, dead, f.T @ g)
+        at_encoder.index_add_(0, dead, at_f.T @ x)
+        at_encoder_bias.index_add_(0, dead, at_f.sum(dim=0))
 
 
-def train_batchtopk(
-    activations: Activations,
-    target: Input,
-    options: BatchTopKOptions,
+def _largest_in_row(f: Tensor, most: int) -> Tensor:
+    """[B, m] with all but the ``most`` largest entries of each row set to zero."""
+    if f.shape[1] <= most:
+        return f
+    if f.device.type != "cpu":
+        kept = f.topk(most, dim=1)
+        return torch.zeros_like(f).scatter_(1, kept.indices, kept.values)
+    smallest = np.partition(f.numpy(), f.shape[1] - most, axis=1)[:, f.shape[1] - most]
+    return f * (f >= torch.from_numpy(smallest)[:, None])
+
+
+def train(
+    rows: Rows,
+    design: Design,
+    options: DictionaryOptions,
     *,
     seed: int,
     max_components: int,
-    report: Callable[[str, float], None],
+    report: Report,
 ) -> DictionaryDiff:
-    """Train a BatchTopK dictionary on harvested rows and return it in raw space, without order or findings.
+    """Train a dictionary on paired activations and return it in raw space, in no order and without findings.
 
-    Columns of the result: ``energy`` (mean squared norm of what a latent adds to the difference, raw space),
-    ``frequency`` (share of rows where it fires), and for two decoders ``relative_norm`` (training space)
-    and ``relative_norm_raw``.
+    Columns of the result for two decoders: ``relative_norm`` and ``norm_share`` in training space, and
+    ``relative_norm_raw``; undefined (NaN) where the loss identifies no more than d_t - d_b.
 
     Raises:
         OptionError: if the data cannot be trained on, k exceeds the dictionary, or the budget is exceeded.
     """
-    base, delta = activations.load()
-    x = (
-        {"delta": delta, "base": base, "tuned": base + delta}[target]
-        if target != "both"
-        else torch.cat([base, base + delta], 1)
-    )
-    n, parts = options.expansion * activations.width, 2 if target == "both" else 1
-    _check_sizes(options, n, len(x), max_components)
-    scaling = Scaling.fit(x, parts)
-    trainer = _Trainer((x - scaling.mean) * scaling.scale, n, parts, options, seed)
-    trainer.run(report)
-    diff = _fold(trainer, scaling, target, activations.layer)
-    energy, frequency = energy_and_frequency(diff, activations)
-    columns = {**diff.columns, "energy": energy, "frequency": frequency}
-    return replace(diff, columns=columns, order=energy.argsort(descending=True, stable=True))
-
-
-def _check_sizes(options: BatchTopKOptions, n: int, rows: int, max_components: int) -> None:
+    n = design.latents(options, rows.width)
+    design.check(n)
+    tokens = options.tokens or DEFAULT_PASSES * len(rows)
     if n > max_components:
         raise OptionError(f"expansion: {n} latents are more than the tier's {max_components} components")
-    if options.k > n:
-        raise OptionError(f"k: {options.k} is more than the dictionary's {n} latents")
-    if rows < options.batch:
-        raise OptionError(f"batch: {options.batch} rows are more than the {rows} that were harvested")
+    if len(rows) < options.batch:
+        raise OptionError(f"batch: {options.batch} rows are more than the {len(rows)} that were harvested")
+    if tokens < options.batch:
+        raise OptionError(f"tokens: {tokens} are fewer than one batch of {options.batch} rows")
+    scaling = Scaling.fit(rows.known(), design.target)
+    steps, device = tokens // options.batch, best_device()
+    trainer = Trainer(design, options, width=rows.width, n=n, steps=steps, seed=seed, device=device)
+    loss = _run(trainer, rows, scaling, derive(seed, "order of rows"), report)
+    return _fold(trainer, scaling, rows.layer, loss)
 
 
-class _Trainer:
-    """State of one fit; parameters live in the scaled space."""
-
-    def __init__(self, x: Tensor, n: int, parts: int, options: BatchTopKOptions, seed: int) -> None:
-        self.x, self.parts, self.options = x, parts, options
-        self.generator = torch.Generator().manual_seed(seed)
-        width = x.shape[1] // parts
-        directions = torch.randn(n, width, generator=self.generator)
-        directions /= directions.norm(dim=1, keepdim=True)
-        decoder = directions.repeat(1, parts)
-        self.w = _Weights(decoder.clone() / parts, torch.zeros(n), decoder, torch.zeros(x.shape[1]))
-        for tensor in self.w.all():
-            tensor.requires_grad_(True)
-        self.optimizer = torch.optim.Adam(self.w.all(), lr=options.lr, betas=(0.9, 0.999), fused=True)
-        self.silent = torch.zeros(n, dtype=torch.int64)
-        self.theta: float | None = None
-        steps = options.epochs * (len(x) // options.batch)
-        self.horizon = max(1, min(THETA_STEPS, steps // 10))  # a short fit must not remember its first steps
-
-    def run(self, report: Callable[[str, float], None]) -> None:
-        batch, rows = self.options.batch, len(self.x)
-        per_epoch = rows // batch
-        steps = self.options.epochs * per_epoch
-        for step in range(steps):
-            if step % per_epoch == 0:
-                order = torch.randperm(rows, generator=self.generator)
-            at = step % per_epoch * batch
-            rise = min(1.0, (step + 1) / WARM_UP)
-            fall = min(1.0, (steps - step) / max(1.0, DECAY_SHARE * steps))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.options.lr * rise * fall
-            loss = self._step(self.x[order[at : at + batch]])
-            if step % 20 == 0:
-                report(f"training, loss {loss:.3f}", step / steps)
-        if not np.isfinite(loss):
-            raise OptionError(f"lr: training diverged (loss {loss}); try less than {self.options.lr}")
-
-    def _step(self, x: Tensor) -> float:
-        pre = torch.addmm(self.w.encoder_bias, x, self.w.encoder.T)
-        weight = norms(self.w.decoder, self.parts).detach()
-        f = pre.relu() * self._kept(pre.detach() * weight)
-        error = x - torch.addmm(self.w.bias, f, self.w.decoder)
-        loss = error.pow(2).sum(dim=1).mean()
-        fired = (f.detach() > 0).any(dim=0)
-        self.silent = torch.where(fired, 0, self.silent + len(x))
-        total = loss + AUX * self._auxiliary(pre, error.detach())
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        if self.parts == 1:
-            self._tangent()
-        torch.nn.utils.clip_grad_norm_(self.w.all(), CLIP)
-        self.optimizer.step()
-        if self.parts == 1:
-            with torch.no_grad():
-                self.w.decoder /= self.w.decoder.norm(dim=1, keepdim=True).clamp_min(EPS)
-        return float(loss.detach())
-
-    def _kept(self, scores: Tensor) -> Tensor:
-        """[B, n] bool: the B*k largest positive scores of the batch."""
-        flat = scores.numpy().ravel()
-        count = self.options.k * len(scores)
-        smallest = float(np.partition(flat, flat.size - count)[flat.size - count]) if count < flat.size else 0.0
-        smallest = max(smallest, 0.0)
-        if smallest > 0:
-            keep = 1 - 1 / self.horizon
-            self.theta = smallest if self.theta is None else keep * self.theta + (1 - keep) * smallest
-        return (scores >= smallest) & (scores > 0)
-
-    def _auxiliary(self, pre: Tensor, error: Tensor) -> Tensor:
-        """Squared error of explaining what is left with the most active of the dead latents."""
-        dead = (self.silent >= self.options.dead_after).nonzero().flatten()
-        if len(dead) == 0:
-            return torch.zeros(())
-        most = min(len(dead), self.x.shape[1] // self.parts // 2)
-        top = pre[:, dead].relu().topk(most, dim=1)
-        f = torch.zeros(len(pre), len(dead)).scatter(1, top.indices, top.values)
-        return (error - f @ self.w.decoder[dead]).pow(2).sum(dim=1).mean()
-
-    def _tangent(self) -> None:
-        """Take the part of the gradient along each unit decoder row away: it would only change the norm."""
-        grad, decoder = self.w.decoder.grad, self.w.decoder.detach()
-        assert grad is not None
-        grad -= (grad * decoder).sum(dim=1, keepdim=True) * decoder
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def norms(decoder: Tensor, parts: int) -> Tensor:
-    """[n]: sum over models of the norms of a latent's decoder rows."""
-    n, width = decoder.shape[0], decoder.shape[1] // parts
-    total: Tensor = decoder.view(n, parts, width).norm(dim=2).sum(dim=1)
-    return total
+def _run(trainer: Trainer, rows: Rows, scaling: Scaling, seed: int, report: Report) -> float:
+    design, batches = trainer.design, rows.batches(trainer.options.batch, seed)
+    sign = -1.0 if design.reverse else 1.0
+    value = torch.zeros(())
+    for step in range(trainer.steps):
+        x = scaling.apply(select_input(design.target, *next(batches))).mul_(sign)
+        value = trainer.step(x.to(trainer.device))
+        if step % REPORT_EVERY == 0:
+            report(f"training, loss {float(value):.3f}", step / trainer.steps)
+    if not bool(torch.isfinite(value)):
+        raise OptionError(f"lr: training diverged (loss {float(value)}); try less than {trainer.options.lr}")
+    return float(value)
 
 
 @torch.no_grad()
-def _fold(trainer: _Trainer, scaling: Scaling, target: Input, layer: int) -> DictionaryDiff:
-    w, parts = trainer.w, trainer.parts
-    encoder = w.encoder * scaling.scale
-    decoder, bias = w.decoder / scaling.scale, w.bias / scaling.scale + scaling.mean
-    width = decoder.shape[1] // parts
-    columns: dict[str, Tensor] = {}
+def _fold(trainer: Trainer, scaling: Scaling, layer: int, loss: float) -> DictionaryDiff:
+    design, parts = trainer.design, trainer.design.parts
+    trained = trainer.decoders.expand().cpu()
+    sign = -1.0 if design.reverse else 1.0
+    encoder, offset = trainer.encoder.cpu() * scaling.scale * sign, trainer.bias.cpu()
+    encoder_bias = trainer.encoder_bias.cpu() - encoder @ scaling.mean
+    if design.centred:
+        encoder_bias -= trainer.encoder.cpu() @ offset
+    decoder, bias = trained * sign / scaling.scale, offset * sign / scaling.scale + scaling.mean
+    scores = row_norms(trained, parts).sum(dim=1) / design.price(len(trained))
     sides: dict[str, Tensor] = {"decoder": decoder, "bias": bias}
     if parts == 2:
-        columns = {"relative_norm": relative_norm(w.decoder), "relative_norm_raw": relative_norm(decoder)}
+        width = decoder.shape[1] // 2
         sides = {}
         for side, start in (("base", 0), ("tuned", width)):
-            sides |= {f"decoder_{side}": decoder[:, start : start + width], f"bias_{side}": bias[start : start + width]}
+            end = start + width
+            sides |= {f"decoder_{side}": decoder[:, start:end].contiguous(), f"bias_{side}": bias[start:end].clone()}
+    top_k = isinstance(design.sparsity, TopK)
     return DictionaryDiff(
         layer=layer,
-        input=target,
-        activation="threshold",
+        input=design.target,
+        activation="threshold" if top_k else "relu",
         encoder=encoder,
-        encoder_bias=w.encoder_bias - encoder @ scaling.mean,
-        threshold=(trainer.theta or 0.0) / norms(w.decoder, parts).clamp_min(EPS),
+        encoder_bias=encoder_bias,
+        threshold=(trainer.theta or 0.0) / scores.clamp_min(EPS) if top_k else None,
         order=torch.arange(len(encoder)),
-        columns=columns,
+        group=trainer.decoders.group(),
+        columns=_norm_columns(design, trained, decoder),
+        notes={
+            "steps": trainer.steps,
+            "rows": trainer.steps * trainer.options.batch,
+            "loss": loss,
+            "matmul": use_fast_matmul(),
+            "device": trainer.device.type,
+        },
         **sides,  # type: ignore[arg-type]
     )
 
 
-def relative_norm(decoder: Tensor) -> Tensor:
-    """[n]: ½[(‖d^t‖ - ‖d^b‖)/max(‖d^t‖, ‖d^b‖) + 1] of decoders [n, 2d], base first; 1 is tuned-only."""
-    width = decoder.shape[1] // 2
-    b, t = decoder[:, :width].norm(dim=1), decoder[:, width:].norm(dim=1)
-    relative: Tensor = 0.5 * ((t - b) / torch.maximum(t, b).clamp_min(EPS) + 1)
-    return relative
+def _norm_columns(design: Design, trained: Tensor, raw: Tensor) -> dict[str, Tensor]:
+    if design.parts == 1:
+        return {}
+    columns = {
+        "relative_norm": relative_norm(trained),
+        "relative_norm_raw": relative_norm(raw),
+        "norm_share": norm_share(trained),
+    }
+    if design.cross == -1:  # the loss is the same whatever is added to both decoders of a latent
+        columns = {name: torch.full_like(column, float("nan")) for name, column in columns.items()}
+    return columns

@@ -11,7 +11,9 @@ from diffbench import Method, hookimpl
 def diffbench_methods() -> Iterable[type[Method]]:
     """The bundled methods and the controls that every table pins."""
     from .controls import Nothing, Oracle, RandomDictionary
+    from .crosscoders import CrosscoderBatchTopK, CrosscoderL1, CrosscoderLambda, CrosscoderShared, CrosscoderTied
     from .directions import MeanDifference, Pca
-    from .sparse import CrosscoderBatchTopK, DiffSae
+    from .saes import BaseSae, ChatSae, DiffSae, SaePair
 
-    return [CrosscoderBatchTopK, DiffSae, MeanDifference, Nothing, Oracle, Pca, RandomDictionary]
+    dictionaries = [CrosscoderBatchTopK, CrosscoderL1, CrosscoderLambda, CrosscoderShared, CrosscoderTied]
+    return [*dictionaries, BaseSae, ChatSae, DiffSae, SaePair, MeanDifference, Pca, Nothing, Oracle, RandomDictionary]

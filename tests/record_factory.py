@@ -207,6 +207,9 @@ def board_of_everything() -> list[Record]:
         *(record("diff-sae", seed, scored=scores(lift)) for seed, lift in enumerate((0.1, 0.12, 0.17))),
         *(record("crosscoder-l1", seed, scored=scores(lift)) for seed, lift in enumerate((0.02, -0.06))),
         record("crosscoder-l1", cell={"options": {"k": 16}, "options_passed": {"k": 16}}, scored=scores(0.15)),
+        *(record("diff-sae", seed, cell={"ranking": "nu_error"}, scored=scores(0.3 + seed / 50)) for seed in range(2)),
+        record("random-dictionary", cell={**control, "ranking": "energy"}, scored=scores(-0.2)),
+        record("mean-difference", cell={"ranking": "energy"}, status="not_applicable", reason="no latents; none"),
         record(
             "mean-difference",
             scored=scores(-0.2, fve=ABSENT, l0=ABSENT, dead_share=ABSENT, n_components=1, verdict="unchanged"),

@@ -166,7 +166,7 @@ def answers(folder: Path) -> dict[str, Any]:
 def records(folder: Path) -> dict[str, Record]:
     """The readable records of a run folder, by organism, reference, method and key."""
     found = read_run(folder).records
-    return {f"{r.cell.organism} {r.cell.reference} {r.cell.method} s{r.cell.seed} {r.key[:8]}": r for r in found}
+    return {f"{r.cell.organism} {r.cell.reference} {r.cell.row} s{r.cell.seed} {r.key[:8]}": r for r in found}
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -1,44 +1,40 @@
-"""Harvested rows: which they are, and what half precision leaves of a small difference."""
+"""Stored rows: batches that go over all of them, halves by document, and files."""
 
 from __future__ import annotations
 
-import copy
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
-from engine_factory import OUTLIER_WORD, WIDTH, labelled_corpus, small_pair, word
+from engine_factory import WIDTH, labelled_corpus, rows, small_pair
 
-from diffbench import activations
-from diffbench.activations import Activations, harvest, outliers
+from diffbench.activations import Activations, outliers
 from diffbench.errors import CacheError
-from diffbench.residual import hidden
+from diffbench.harvest import harvest
 
 LAYER = 1
 
 
-def test_rows_are_the_streams_of_the_positions_that_count() -> None:
-    corpus, (reference, tuned) = labelled_corpus(1500), small_pair()
-    assert len(corpus) > activations.BATCH_DOCUMENTS  # more than one batch, so that document indices move on
-    found = harvest(reference, tuned, corpus, LAYER)
-    h_b = hidden(reference, corpus.ids, corpus.mask, LAYER)
-    h_t = hidden(tuned, corpus.ids, corpus.mask, LAYER)
-    where = (found.document.long(), found.position.long())
-    assert corpus.counts[where].all()
-    base, delta = found.load()
-    torch.testing.assert_close(base, h_b[where], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(delta, (h_t - h_b)[where], rtol=1e-3, atol=1e-3)
+def numbered(n: int, per_document: int = 10) -> Activations:
+    """Row i holds i in h_b and -i in delta; documents of ``per_document`` rows."""
+    values = torch.arange(n).float()[:, None].repeat(1, 2)
+    found = rows(values, -values)
+    return Activations(
+        base=values.half(),
+        delta=-values.half(),
+        base_scale=1.0,
+        delta_scale=1.0,
+        document=(torch.arange(n) // per_document).int(),
+        position=found.position,
+        layer=3,
+        outlier_share=0.0,
+        outliers=torch.tensor([[0, 4], [n // per_document - 1, 5]], dtype=torch.int32),
+    )
 
 
-def test_outliers_are_left_out_and_counted() -> None:
-    corpus = labelled_corpus(600)
-    found = harvest(*small_pair(), corpus, LAYER)
-    lamps = (corpus.ids == word(OUTLIER_WORD)) & corpus.counts
-    kept = torch.zeros_like(corpus.counts)
-    kept[found.document.long(), found.position.long()] = True
-    assert lamps.any()
-    assert torch.equal(kept, corpus.counts & ~lamps)
-    assert found.outlier_share == pytest.approx(float(lamps.sum()) / corpus.n_tokens, abs=1e-6)
+def drawn(found: Activations, size: int, seed: int, n: int) -> list[int]:
+    return [int(each) for h_b, _ in islice(found.batches(size, seed), n) for each in h_b[:, 0]]
 
 
 def test_an_outlier_of_either_model_is_one() -> None:
@@ -50,40 +46,75 @@ def test_an_outlier_of_either_model_is_one() -> None:
     assert outliers(one, other).tolist() == [False, True, False, True, False]
 
 
-def test_outliers_are_looked_for_in_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus, pair = labelled_corpus(300), small_pair()
-    seen: list[torch.Tensor] = []
-
-    def watch(h_b: torch.Tensor, h_t: torch.Tensor) -> torch.Tensor:
-        seen.extend((h_b, h_t))
-        return torch.zeros(len(h_b), dtype=torch.bool)
-
-    monkeypatch.setattr(activations, "outliers", watch)
-    harvest(*pair, corpus, LAYER)
-    for model, found in zip(pair, seen, strict=True):
-        torch.testing.assert_close(found, hidden(model, corpus.ids, corpus.mask, LAYER)[corpus.counts])
+def test_every_pass_serves_every_row_once_in_an_order_of_its_own() -> None:
+    served = drawn(numbered(50), 10, seed=0, n=15)
+    passes = [served[start : start + 50] for start in (0, 50, 100)]
+    assert all(sorted(one) == list(range(50)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
+    assert passes[0] != sorted(passes[0])
 
 
-def test_half_precision_keeps_a_small_difference_of_large_vectors() -> None:
-    reference = small_pair(outlier=False)[0]
-    tuned = copy.deepcopy(reference)
-    noise = torch.randn(
-        reference.model.layers[LAYER].mlp.down_proj.weight.shape, generator=torch.Generator().manual_seed(0)
-    )
-    tuned.model.layers[LAYER].mlp.down_proj.weight += 4e-5 * noise
-    corpus = labelled_corpus(300)
-    exact = [hidden(m, corpus.ids, corpus.mask, LAYER).double()[corpus.counts] for m in (reference, tuned)]
-    delta = exact[1] - exact[0]
-    share = (delta.norm(dim=1) / exact[0].norm(dim=1)).mean()
-    assert 2e-5 < share < 5e-4  # half precision of h_t itself would leave next to nothing of it
-    _, stored = harvest(reference, tuned, corpus, LAYER).load()
-    assert ((stored.double() - delta).norm(dim=1) / delta.norm(dim=1)).max() < 1e-3
+def test_what_is_left_of_a_pass_opens_the_next_one() -> None:
+    served = drawn(numbered(50), 15, seed=0, n=10)
+    assert all(sorted(served[start : start + 50]) == list(range(50)) for start in (0, 50, 100))
+
+
+def test_the_order_follows_the_seed() -> None:
+    found = numbered(50)
+    assert drawn(found, 20, 1, 6) == drawn(found, 20, 1, 6) != drawn(found, 20, 2, 6)
+
+
+def test_batches_are_raw_rows_in_float32() -> None:
+    h_b = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)) * 5
+    delta = 0.01 * torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    found = rows(h_b, delta)
+    base, moved = next(found.batches(40, 0))
+    assert base.dtype == moved.dtype == torch.float32 and base.shape == moved.shape == (40, 3)
+    order = torch.cdist(base.double(), h_b.double()).argmin(dim=1)
+    torch.testing.assert_close(base.double(), h_b[order].double(), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(moved.double(), delta[order].double(), rtol=1e-3, atol=1e-5)
+    assert found.known() is found
+
+
+@pytest.mark.parametrize("size", [51, 0])
+def test_fewer_rows_than_one_batch_are_refused_before_anything_is_drawn(size: int) -> None:
+    with pytest.raises(CacheError, match=rf"batch: {size} rows .*\b50\b"):
+        numbered(50).batches(size, 0)
+
+
+@pytest.mark.parametrize(("n", "held"), [(200, 2), (90, 1), (20, 1), (140, 1), (160, 2)])
+def test_the_last_documents_are_held_out(n: int, held: int) -> None:
+    train, held_out = numbered(n).split()
+    assert len(train) + len(held_out) == n
+    assert len(held_out) == 10 * held
+    assert train.document.max() < held_out.document.min()
+    assert train.outliers.tolist() == [[0, 4]]
+    assert held_out.outliers.tolist() == [[n // 10 - 1, 5]]
+
+
+def test_halves_share_the_storage() -> None:
+    whole = numbered(100)
+    for part in whole.split():
+        for name in ("base", "delta", "document", "position"):
+            assert getattr(part, name).untyped_storage().data_ptr() == getattr(whole, name).untyped_storage().data_ptr()
+
+
+def test_one_document_cannot_be_split() -> None:
+    with pytest.raises(CacheError, match="one document"):
+        numbered(10).split()
+
+
+def test_rows_by_slice_and_by_index_are_the_same() -> None:
+    found = numbered(30)
+    for one, other in zip(found.rows(slice(3, 7)), found.rows(torch.arange(3, 7)), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_saved_and_opened_exactly(tmp_path: Path) -> None:
     found = harvest(*small_pair(), labelled_corpus(), LAYER)
     found.save(tmp_path / "a")
     again = Activations.open(tmp_path / "a")
+    assert len(again.outliers) > 0
     for name in Activations.__slots__:
         one, other = getattr(found, name), getattr(again, name)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, name
@@ -91,27 +122,6 @@ def test_saved_and_opened_exactly(tmp_path: Path) -> None:
     chosen = torch.tensor([3, 1])
     for some, every in zip(again.rows(chosen), found.load(), strict=True):
         assert torch.equal(some, every[chosen])
-
-
-def test_equal_models_have_a_delta_of_zero() -> None:
-    reference = small_pair()[0]
-    found = harvest(reference, reference, labelled_corpus(), LAYER)
-    assert not found.delta.any()
-    assert found.delta_scale == 1.0
-
-
-def test_values_that_are_not_finite_are_refused() -> None:
-    reference, tuned = small_pair()
-    broken = copy.deepcopy(tuned)
-    broken.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
-    with pytest.raises(CacheError, match=f"layer {LAYER}: activations hold NaN or infinite values"):
-        harvest(reference, broken, labelled_corpus(), LAYER)
-
-
-def test_values_that_leave_half_precision_are_refused() -> None:
-    with pytest.raises(CacheError, match="leave half precision"):
-        activations._half(torch.tensor([1.0, 70_000.0]), 1.0)
-    assert torch.isfinite(activations._half(torch.tensor([1.0, 60_000.0]), 1.0)).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\xff" * 100])

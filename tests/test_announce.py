@@ -14,8 +14,10 @@ from diffbench.announce import diffbench_cell_finished, outcome
 def test_a_finished_cell_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="diffbench"):
         diffbench_cell_finished(record(method="pca"), Path("record.json"))
-    [line] = caplog.messages
+        diffbench_cell_finished(record(method="pca", cell={"ranking": "energy"}), Path("record.json"))
+    line, ranked = caplog.messages
     assert line.startswith("halfswap pca seed 0: lift ")
+    assert ranked.startswith("halfswap pca@energy seed 0: lift ")
 
 
 def test_a_failed_cell_says_why() -> None:

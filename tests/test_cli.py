@@ -70,7 +70,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize("arguments", [["organisms", "list"], ["bases", "list"], ["schema", "record"]])
 def test_light_commands_import_no_torch(arguments: list[str]) -> None:
     done = run_python(
-        MAIN + "print('TORCH', 'torch' in sys.modules, 'diffbench_methods.sparse' in sys.modules)", *arguments
+        MAIN + "print('TORCH', 'torch' in sys.modules, 'diffbench_methods.saes' in sys.modules)", *arguments
     )
     assert done.stdout.rstrip().endswith("TORCH False False"), done.stdout + done.stderr
 

@@ -135,3 +135,36 @@ def test_without_a_limit_all_documents_are_taken_whole() -> None:
     assert found.last.tolist() == [8, 2, 5999]
     picked = found.rows(torch.tensor([1, 0, 1]))
     assert picked.ids.shape == (3, 9) and torch.equal(picked.ids[0], picked.ids[2])
+
+
+def test_packed_batches_hold_every_document_once_in_little_room() -> None:
+    corpus = labelled_corpus(2000)
+    seen: list[int] = []
+    lengths: list[int] = []
+    for documents, batch in corpus.packed(120):
+        assert batch.ids.numel() <= 120
+        for name in Corpus.__slots__:
+            assert torch.equal(getattr(batch, name), getattr(corpus, name)[documents, : batch.ids.shape[1]])
+        seen += documents.tolist()
+        lengths.append(int(batch.mask.sum(dim=1).max()))
+    assert sorted(seen) == list(range(len(corpus)))
+    assert lengths == sorted(lengths, reverse=True)
+    whole = sum(batch.ids.numel() for _, batch in corpus.packed(120))
+    in_order = sum(batch.ids.numel() for _, batch in corpus.batches(8))
+    assert int(corpus.mask.sum()) <= whole < 0.85 * in_order
+
+
+def test_packed_batches_take_documents_of_any_length() -> None:
+    corpus = labelled_corpus(300)
+    assert [len(batch) for _, batch in corpus.packed(1)] == [1] * len(corpus)
+    corpus.mask[3] = False
+    assert 3 not in torch.cat([documents for documents, _ in corpus.packed(60)])
+
+
+def test_the_tail_holds_as_many_tokens_as_are_asked_for() -> None:
+    corpus = labelled_corpus(500)
+    for tokens in (1, 7, 60, 499, 500):
+        first = corpus.tail(tokens)
+        assert int(corpus.counts[first:].sum()) >= tokens
+        assert int(corpus.counts[first + 1 :].sum()) < tokens
+    assert corpus.tail(corpus.n_tokens) == corpus.tail(10**6) == 0

@@ -19,6 +19,7 @@ from diffbench.errors import OptionError, UnknownName
 from diffbench.grid import METHOD_CODE, PlannedCell, plan
 from diffbench.plugins import find_judge, find_method, load_plugins
 from diffbench.recipe import read_recipe
+from diffbench.run_folder import fit_folder_name
 from diffbench.tier import Tier
 
 pytest_plugins = ("run_factory",)
@@ -111,6 +112,39 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], dict[str, Any]]] = {
     "score source": changed_source(SCORE_CODE),
     "method source": changed_source(METHOD_CODE),
 }
+
+
+NOT_THE_FIT = ("judge version", "judge source", "score source")
+"""What changes scores alone: the method need not run again."""
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_fits_key_changes_with_whatever_can_change_the_diff(
+    what: str, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [before] = cells(recipe, "hostile")
+    [after] = cells(recipe, "hostile", **CHANGES[what](monkeypatch))
+    assert (after.fit == before.fit) == (what in NOT_THE_FIT)
+    assert fit_folder_name(after.cell, after.fit) != fit_folder_name(before.cell, before.fit) or what in NOT_THE_FIT
+
+
+def test_rankings_share_a_fit_and_have_keys_of_their_own(recipe: Path) -> None:
+    rows = ("hostile", "hostile@a", "hostile@b", "hostile@a", "pca")
+    planned = cells(recipe, *rows, seeds=(0, 1), options={"hostile": {"act": "fine"}})
+    assert [(c.cell.row, c.cell.seed) for c in planned] == [
+        (row, seed) for row in ("hostile", "hostile@a", "hostile@b", "pca") for seed in (0, 1)
+    ]
+    assert {(c.cell.method, c.cell.ranking) for c in planned[2:6]} == {("hostile", "a"), ("hostile", "b")}
+    assert len({c.key for c in planned}) == 8 and len({c.fit for c in planned}) == 4
+    assert all(c.cell.options["act"] == "fine" for c in planned if c.cell.method == "hostile")
+    assert planned[2].key == cells(recipe, "hostile@a")[0].key
+
+
+@pytest.mark.parametrize("row", ["hostile@", "@a", "@", "hostile@a@b", "hostile@A", "hostile@a-b", "hostile@a\n"])
+def test_a_row_of_another_form_is_refused(row: str, recipe: Path) -> None:
+    with pytest.raises(OptionError, match=r"write NAME or NAME@COLUMN, for example") as caught:
+        cells(recipe, row)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -18,25 +18,36 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     "errors",
     "line atomic canonical text truth interval hookspecs seeds templates workseal",
-    "tier recipe base cache gate_report judge sandbox workwire",
+    "tier recipe base cache gate_report judge sandbox workwire latent_row",
     "worktask",
-    "record organism method worker workserver scaffold table offline_judge",
-    "precision announce",
+    "record organism method worker workserver scaffold table offline_judge latent_table",
+    "precision announce adapter codes decoders losses",
     "residual corpus diff options contract columns run_folder",
-    "activations evidence plugins summary",
+    "activations evidence plugins summary lens design selection",
+    "harvest pairing planted",
+    "rounding stream",
     "dictionary exchange finetune detection localisation board",
-    "edit controls",
-    "causal pair diff_file tiny training board_page",
-    "activity gate cell findings leaderboard",
-    "build check",
+    "edit controls fits input_files scaling latent_scaling",
+    "causal pair diff_file tiny training board_page latents",
+    "formats.settings formats.folding",
+    "formats.weights formats.hooks",
+    "formats.source",
+    "formats.normaliser formats.carried formats.saelens formats.gemma_scope formats.ckkissane",
+    "formats.dictionary_learning",
+    "formats.crosscoder_learning",
+    "formats",
+    "activity gate cell findings leaderboard planted_pair planted_score",
+    "build check ranking fitting",
     "catalogue comparison testing",
-    "grid score",
+    "grid score workers",
+    "intake cells planted_trial",
     "runner",
     "run",
     "cli.terminal",
     "cli",
     "cli.listing",
-    "cli.author cli.organisms cli.run cli.leaderboard",
+    "cli.author cli.dictionaries cli.organisms cli.run cli.latents cli.leaderboard",
+    "cli.planted",
     "__main__",
 )
 """Modules of the engine, low to high: each imports only what stands in an earlier line, inside functions too."""
@@ -47,8 +58,9 @@ UPWARD = {("judge", "offline_judge")}
 LIGHT = (
     "errors line atomic canonical text truth interval hookspecs seeds tier recipe base cache gate_report judge record "
     "organism method options contract run_folder plugins table columns summary board board_page leaderboard scaffold "
-    "build catalogue grid runner run check cell cli cli.terminal cli.listing cli.author cli.organisms cli.run "
-    "cli.leaderboard"
+    "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
+    "cli.terminal cli.listing cli.author cli.organisms cli.run "
+    "cli.latents cli.leaderboard formats cli.dictionaries cli.planted"
 )
 """Modules whose import loads no torch."""
 
@@ -57,11 +69,13 @@ OWNERS = {
     "diffbench_organisms.bases.tinyworld.pretrain diffbench_organisms.bases.tinyworld.tokenizer",
     "tokenizers": "diffbench.tiny diffbench_organisms.bases.tinyworld.tokenizer",
     "pandas": "diffbench.columns diffbench.summary diffbench.board diffbench.leaderboard",
-    "peft": "",
+    "pyarrow": "diffbench.latent_table",
+    "peft": "diffbench.adapter",
     "openai": "",
     "datasets": "",
     "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.listing diffbench.cli.author diffbench.cli.organisms "
-    "diffbench.cli.run diffbench.cli.leaderboard",
+    "diffbench.cli.run diffbench.cli.latents diffbench.cli.leaderboard diffbench.cli.planted "
+    "diffbench.cli.dictionaries",
 }
 """Who may import what is heavy, or speaks to people."""
 

@@ -21,11 +21,12 @@ def reached(*roots: str) -> set[str]:
     found: set[str] = set()
     pending = list(roots)
     while pending:
-        module = pending.pop()
+        module = pending.pop().partition(".")[0]  # a sub-package is hashed as a whole
         if module not in found:
             found.add(module)
-            path = ROOT / "diffbench" / f"{module}.py"
-            pending += [target for each in imports(path) if (target := engine_target(each)) is not None]
+            folder = ROOT / "diffbench" / module
+            for path in sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]:
+                pending += [target for each in imports(path) if (target := engine_target(each)) is not None]
     return found
 
 
@@ -36,7 +37,7 @@ def reached(*roots: str) -> set[str]:
         (build.GATE_CODE, ("gate",)),
         (comparison.CODE, ("comparison",)),
         (comparison.SCORE_CODE, ("score",)),
-        (grid.METHOD_CODE, ("cell", "controls", "findings", "training")),
+        (grid.METHOD_CODE, ("cell", "controls", "findings", "fitting", "formats")),
     ],
     ids=["model", "gate", "comparison", "score", "method"],
 )

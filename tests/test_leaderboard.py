@@ -26,11 +26,12 @@ from record_factory import (
     write_run,
 )
 
+from diffbench import board_page
 from diffbench.cli import main
 from diffbench.columns import COLUMNS, dictionary
 from diffbench.leaderboard import build, collect, document, rows, summary
 from diffbench.record import Figure, Record
-from diffbench.run_folder import CELLS, read_run
+from diffbench.run_folder import CELLS, Run, read_run
 from diffbench.summary import plain_rows
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -63,7 +64,7 @@ def test_every_column_is_read_and_described() -> None:
     everything = scores(
         **{name: figure(0.5, 0.1) for name in ("r_full", "fve", "auroc_first", "detection")}, fve_delta=ABSENT
     )
-    frame = rows([record(scored=everything, reason="a remark")])
+    frame = rows([record(scored=everything, reason="a remark", cell={"ranking": "energy"})])
     assert [name for name in frame.columns if frame[name].isna().all() and not name.endswith(("_low", "_high"))] == [
         "fve_delta"
     ]
@@ -165,13 +166,29 @@ def test_seeds_of_different_options_pairs_or_versions_are_not_averaged() -> None
     assert len(set(labels)) == 2 and all(label.startswith("diff-sae #") for label in labels)
 
 
+def test_rankings_of_a_method_are_rows_of_their_own_with_readable_names() -> None:
+    method = "crosscoder-batchtopk"
+    rankings = (None, "nu_error", "nu_reconstruction")
+    asked = [record(method, seed, cell={"ranking": ranking}) for ranking in rankings for seed in range(2)]
+    found = table(*asked)
+    names = [method, f"{method}@nu_error", f"{method}@nu_reconstruction"]
+    assert sorted(row["label"] for row in found) == names == sorted(row["row"] for row in found)
+    assert {(row["method"], row["seeds"]) for row in found} == {(method, 2)}
+    assert len({row["variant"] for row in found}) == 3
+    board = collect([Run(Path("runs/demo"), run_file(), tuple(asked), (), ())])
+    for page in (board_page.text(board, 200), board_page.page(board)):
+        assert all(f"{name} " in page.replace("|", " ") for name in names)
+
+
 def test_order() -> None:
     found = [row["label"] for row in table(*board_of_everything()[:-1])]
     assert found == [
         "oracle",
         "nothing",
         "random-dictionary",
+        "random-dictionary@energy",
         "added-noise",
+        "diff-sae@nu_error",
         "crosscoder-l1 k=16",
         "diff-sae",
         "crosscoder-l1",
@@ -179,6 +196,7 @@ def test_order() -> None:
         "flaky",
         "reads-data",
         "token-kl",
+        "mean-difference@energy",
         "stitching",
         "tied",
     ]

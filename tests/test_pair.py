@@ -16,8 +16,9 @@ from diffbench.activations import Activations
 from diffbench.corpus import Corpus
 from diffbench.errors import AccessError
 from diffbench.exchange import write_inputs
+from diffbench.lens import SEEN_AT_LEAST
 from diffbench.method import ACCESS
-from diffbench.pair import SEEN_AT_LEAST, ModelPair
+from diffbench.pair import ModelPair
 from diffbench.residual import hidden
 from diffbench.tiny import VOCABULARY, tiny_texts
 

@@ -57,6 +57,23 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
+def test_the_name_of_a_row(tmp_path: Path) -> None:
+    plain, ranked = record(), record(cell={"ranking": "nu_error"})
+    assert (plain.cell.row, ranked.cell.row, ranked.cell.method) == ("diff-sae", "diff-sae@nu_error", "diff-sae")
+    ranked.write(tmp_path / "record.json")
+    assert read_record(tmp_path / "record.json") == ranked
+    for name in ("", "A", "a b", "x" * 65, "a\n"):
+        with pytest.raises(ValidationError, match="ranking"):
+            record(cell={"ranking": name})
+
+
+def test_records_from_before_there_were_rankings_can_be_read(tmp_path: Path) -> None:
+    document = record().model_dump(mode="json")
+    del document["fit"], document["cell"]["ranking"]
+    (tmp_path / "record.json").write_text(json.dumps(document))
+    assert read_record(tmp_path / "record.json") == record()
+
+
 def test_the_same_record_is_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         record(scored=scores(1 / 3)).write(tmp_path / name)

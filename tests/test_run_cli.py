@@ -54,12 +54,41 @@ def test_a_run_prints_its_table_and_says_where_its_files_are(ask: Callable[..., 
     assert again.stderr.startswith("2 cells (2 reused, 0 failed)") and len(again.stderr.splitlines()) == 1
 
 
+def test_how_activations_are_read_is_asked_for_and_recorded(ask: Callable[..., Result], tmp_path: Path) -> None:
+    result = ask("--method", "mean-difference", "--streaming", "--harvest-dtype", "auto")
+    assert result.exit_code == 0, result.output
+    [record] = (tmp_path / "runs" / "quokka" / "cells").glob("*/record.json")
+    pair = json.loads(record.read_text())["pair"]
+    assert pair["streamed"] is True
+    assert pair["harvest_dtype"] == ("bfloat16" if pair["harvest_ratio"]["value"] >= 10 else "float32")
+    plain = ask("--method", "mean-difference")
+    assert "(0 reused" in plain.stderr  # other rows may give another answer
+    refused = ask("--method", "mean-difference", "--harvest-dtype", "float16")
+    assert refused.exit_code == 2 and "float32" in refused.stderr
+
+
 def test_a_cell_that_failed_is_exit_code_1_with_its_reason(ask: Callable[..., Result]) -> None:
     result = ask("--method", "hostile", "--method", "nothing", "-o", "hostile.act=raises")
     assert result.exit_code == 1, result.output
     [line] = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
     assert line == "failed: quokka hostile: ValueError: three lines of words"
     assert "1 failed" in result.stdout and "\x1b" not in result.output and "Traceback" not in result.output
+
+
+def test_rankings_are_rows_from_the_command_line_to_the_last_line(ask: Callable[..., Result], tmp_path: Path) -> None:
+    rows = ("ranked", "ranked@rising", "hostile@x")
+    result = ask(*(word for row in rows for word in ("--method", row)), "-o", "hostile.act=raises", "--jobs", "1")
+    assert result.exit_code == 1, result.output
+    assert "\nranked " in result.stdout and "\nranked@rising " in result.stdout
+    lines = result.stderr.splitlines()
+    assert "failed: quokka hostile@x: ValueError: three lines of words" in lines
+    assert any(line.startswith("quokka ranked@rising seed 0: lift ") for line in lines), lines
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "runs" / "quokka")])
+    assert "\nranked@rising " in shown.stdout and "hostile@x seed 0 (run quokka): error: " in shown.stdout
+    document = json.loads(CliRunner().invoke(main, ["show", str(tmp_path / "runs" / "quokka"), "--json"]).stdout)
+    assert {row["row"] for row in document["rows"]} == set(rows) == {row["row"] for row in document["summary"]}
+    listed = CliRunner().invoke(main, ["latents", str(tmp_path / "runs" / "quokka"), "--sort", "rising", "--top", "2"])
+    assert "rankings: falling, partly, rising" in listed.stdout and "ranked on quokka against base" in listed.stdout
 
 
 def test_methods_that_are_missing_are_mentioned_where_all_were_asked_for(
@@ -98,6 +127,8 @@ def test_controls_are_run_beside_the_named_methods(ask: Callable[..., Result]) -
 REFUSED = {
     "did you mean smoke": ("--tier", "smok"),
     "no method named 'pcaa'; did you mean pca": ("--method", "pcaa"),
+    "method 'pca@': write NAME or NAME@COLUMN": ("--method", "pca@"),
+    "method 'pca@a@b': write NAME or NAME@COLUMN": ("--method", "pca@a@b"),
     "no judge named 'x'; known: offline": ("--judge", "x"),
     "-o 'pca': write METHOD.KEY=VALUE": ("-o", "pca"),
     "-o '.k=1': write METHOD.KEY=VALUE": ("-o", ".k=1"),

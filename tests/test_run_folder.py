@@ -11,7 +11,7 @@ from record_factory import record, run_file, write_run
 
 from diffbench.errors import RecordError
 from diffbench.record import RECORD_BYTES
-from diffbench.run_folder import CELLS, RUN_BYTES, cell_folder_name, read_run, write_run_file
+from diffbench.run_folder import CELLS, RUN_BYTES, cell_folder_name, fit_folder_name, read_run, write_run_file
 
 
 def test_round_trip_by_folder_and_by_file(tmp_path: Path) -> None:
@@ -34,12 +34,16 @@ def test_layout(tmp_path: Path) -> None:
     write_run(tmp_path / "demo", [item])
     name = f"halfswap--diff-sae--s3--{item.key[:8]}"
     assert (tmp_path / "demo" / "cells" / name / "record.json").is_file()
+    ranked = record(cell={"ranking": "nu_error"})
+    assert cell_folder_name(ranked.cell, "b" * 64) == "halfswap--diff-sae@nu_error--s0--bbbbbbbb"
+    assert fit_folder_name(ranked.cell, "b" * 64) == "halfswap--diff-sae--s0--bbbbbbbb"
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "/root", "..", "", "a\x00b\n", "x" * 500, "ä é", "."])
 def test_cell_folder_names_stay_in_their_folder(name: str) -> None:
     cell = record(cell={"organism": name, "method": name}).cell
     folder = cell_folder_name(cell, name or "../" * 9)
+    assert fit_folder_name(cell, name or "../" * 9) == folder
     assert Path(folder).name == folder
     assert folder not in (".", "..")
     assert not folder.startswith(".")

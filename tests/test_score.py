@@ -183,10 +183,10 @@ def test_localisation_reads_the_last_position_of_each_probe(
 
 def test_what_does_not_fit_is_refused(prepared: Prepared) -> None:
     with pytest.raises(DiffError, match="layer: 7"):
-        check(prepared.bench, dictionary_diff("delta", layer=7))
+        check(dictionary_diff("delta", layer=7), prepared.bench.tuned, TIER)
     with pytest.raises(BudgetExceeded, match="65 components, the tier allows 64"):
-        check(prepared.bench, dictionary_diff("delta", n=65))
-    check(prepared.bench, dictionary_diff("delta", n=64))
+        check(dictionary_diff("delta", n=65), prepared.bench.tuned, TIER)
+    check(dictionary_diff("delta", n=64), prepared.bench.tuned, TIER)
 
 
 # BUG score.py: finite tensors that overflow give NaN, and Figure then fails with pydantic's ValidationError.

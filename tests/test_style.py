@@ -40,6 +40,8 @@ def test_data_is_never_code(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
+            if called == "torch.load" and "weights_only=True" in map(ast.unparse, node.keywords):
+                continue
             assert called not in {"eval", "exec", "torch.load", "pickle.load", "pickle.loads", "yaml.unsafe_load"}, (
                 f"{name(path)}:{node.lineno}: {called}"
             )

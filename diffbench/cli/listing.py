@@ -21,6 +21,8 @@ SCHEMAS = {
     "diff": "diffbench.diff:DiffDocument",
     "truth": "diffbench.truth:Truth",
     "recipe": "diffbench.recipe:Recipe",
+    "fit": "diffbench.fits:FitFile",
+    "latents": "diffbench.latent_row:LatentRow",
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of", "pattern": "like"}
 
@@ -71,11 +73,12 @@ def show_method(name: str, as_json: bool) -> None:
     click.echo(table(facts[0], facts[1:]))
     click.echo()
     if not method["options"]:
-        click.echo("no options")
+        click.echo(f"no options\n\n{_ranked_anew(name)}")
         return
     rows = [(o["name"], o["type"], o["default"], o["range"] or "-", o["description"]) for o in method["options"]]
     click.echo(table(("OPTION", "TYPE", "DEFAULT", "RANGE", "MEANING"), rows))
     click.echo(f"\nset one with: diffbench run --method {one_line(name)} -o {one_line(name)}.{rows[0][0]}=VALUE")
+    click.echo(_ranked_anew(name))
 
 
 @click.command()
@@ -124,8 +127,17 @@ def _describe(method: type[Method]) -> dict[str, Any]:
     }
 
 
+def _ranked_anew(name: str) -> str:
+    return (
+        f"rank the latents of its dictionary, if it makes one, by a column, without another fit: "
+        f"--method {one_line(name)}@COLUMN\ncolumns of a finished run: diffbench latents RUN --method {one_line(name)}"
+    )
+
+
 def _option(name: str, field: FieldInfo) -> dict[str, Any]:
     from pydantic_core import to_jsonable_python
+
+    from diffbench.method import is_file_field
 
     limits = [
         f"{sign} {getattr(limit, attribute)}"
@@ -136,7 +148,7 @@ def _option(name: str, field: FieldInfo) -> dict[str, Any]:
     default = field.get_default(call_default_factory=True, validated_data={})
     return {
         "name": name,
-        "type": _type_name(field.annotation),
+        "type": "file or folder" if is_file_field(field) else _type_name(field.annotation),
         "default": to_jsonable_python(default, fallback=str),
         "range": ", ".join(limits),
         "description": field.description or "",

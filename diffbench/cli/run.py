@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="Examples: diffbench run --organism halfswap    |    "
-    "diffbench run --organism halfswap --method diff-sae -o diff-sae.k=16 --seed 0 --seed 1"
+    "diffbench run --organism halfswap --method diff-sae -o diff-sae.k=16 --seed 0 --seed 1    |    "
+    "diffbench run --organism halfswap --method diff-sae --method diff-sae@frequency"
 )
 @click.option("--organism", "organisms", multiple=True, required=True, help="Name or recipe file; repeat for several.")
-@click.option("--method", "methods", multiple=True, help="Name; repeat for several.  [default: all installed]")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    help="Name, or NAME@COLUMN to rank its latents anew; repeat.  [default: all installed]",
+)
 @click.option(
     "--controls/--no-controls",
     default=True,
@@ -52,6 +58,19 @@ if TYPE_CHECKING:
 @click.option("--tier", default="laptop", show_default=True, help="Budget: smoke, laptop or workstation.")
 @click.option("--judge", default="offline", show_default=True, help="Who scores interpretability.")
 @click.option("--layer", type=click.IntRange(0), help="Override the layer rule (a track of its own).")
+@click.option(
+    "--harvest-dtype",
+    type=click.Choice(["float32", "bfloat16", "auto"]),
+    default="float32",
+    show_default=True,
+    help="What the models compute activations in. bfloat16 is refused, and auto avoids it, where the difference "
+    "of the models is less than 10 times its rounding error.",
+)
+@click.option(
+    "--streaming",
+    is_flag=True,
+    help="Train on activations made on the fly, in bounded memory, and store a sample of them only.",
+)
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side; scores do not depend on it.")
 @click.option("--name", help="Name of the run folder.  [default: the organisms' names]")
 @click.option(
@@ -61,7 +80,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where run folders lie.",
 )
-@click.option("--overwrite", is_flag=True, help="Run finished cells again.")
+@click.option("--overwrite", is_flag=True, help="Run finished cells again, their methods too.")
 @as_json
 @click.pass_context
 def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_dir: Path, **asked: Any) -> None:
@@ -94,7 +113,7 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
             f"{len(broken)} plugins failed to load, and their methods are missing; see `diffbench plugins`", err=True
         )
     for record in outcome.failed:
-        click.echo(f"failed: {record.cell.organism} {record.cell.method}: {one_line(record.reason)}", err=True)
+        click.echo(f"failed: {record.cell.organism} {record.cell.row}: {one_line(record.reason)}", err=True)
     if outcome.failed:
         ctx.exit(1)
 

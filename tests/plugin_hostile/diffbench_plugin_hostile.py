@@ -13,8 +13,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 import diffbench
-from diffbench import Context, DirectionDiff, Method, MethodOptions, ModelPair, NotApplicable, hookimpl
+from diffbench import (
+    Context,
+    DictionaryDiff,
+    DirectionDiff,
+    Field,
+    FileField,
+    Method,
+    MethodOptions,
+    ModelPair,
+    NotApplicable,
+    describe,
+    hookimpl,
+)
 
 DIARY = os.environ.get("HOSTILE_DIARY")
 if DIARY:
@@ -54,6 +68,55 @@ class Third(Hostile):
     """The same under yet another name."""
 
     name = "hostile-3"
+
+
+class Ranked(Method):
+    """A small random dictionary that can be ranked in several ways; the one method here that behaves."""
+
+    name = "ranked"
+    summary = "a random dictionary with several columns"
+
+    class Options(MethodOptions):
+        """What to read, and how long to take."""
+
+        weights: str | None = FileField(description="a file or folder whose content goes into the notes")
+        sleep: float = Field(0.0, ge=0, description="seconds to wait at the end")
+
+    def run(self, pair: ModelPair, ctx: Context) -> DictionaryDiff:
+        """Draw it; columns run against each other, and two of them have holes."""
+        sys.stdout.write("fitted\n")
+        draw, n, d = torch.Generator().manual_seed(ctx.seed), 24, pair.width
+        rising = torch.arange(n, dtype=torch.float32)
+        partly = torch.where(rising % 5 == 0, rising, float("nan"))
+        diff = DictionaryDiff(
+            layer=ctx.layer,
+            input="delta",
+            activation="relu",
+            encoder=torch.randn(n, d, generator=draw),
+            encoder_bias=torch.zeros(n),
+            decoder=torch.randn(n, d, generator=draw) / d,
+            bias=torch.zeros(d),
+            order=torch.arange(n),
+            columns={"rising": rising, "falling": -rising, "partly": partly, "undefined": partly * float("nan")},
+            notes=_read(self.options.weights, pair),
+        )
+        time.sleep(self.options.sleep)
+        return describe(diff, pair, -rising)
+
+
+def _read(place: str | None, pair: ModelPair) -> dict[str, str | float | int | bool | None]:
+    """What lies there, and whether it can be changed."""
+    if place is None:
+        return {}
+    path = Path(place)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    try:
+        files[0].write_text("mine")
+        changed = True
+    except OSError:
+        changed = False
+    content = {str(file.relative_to(path.parent)): file.read_text() for file in files}
+    return {"read": json.dumps(content), "inside": path.is_relative_to(pair._folder), "changed": changed}
 
 
 def fine(pair: ModelPair, ctx: Context, argument: str = "") -> DirectionDiff:
@@ -249,8 +312,8 @@ ACTS: dict[str, Callable[[ModelPair, Context, str], DirectionDiff]] = {
 
 @hookimpl
 def diffbench_methods() -> Iterable[type[Method]]:
-    """Three names for the same hostility."""
-    return [Hostile, Second, Third]
+    """Three names for the same hostility, and a harmless one."""
+    return [Hostile, Second, Third, Ranked]
 
 
 @hookimpl
