@@ -66,10 +66,6 @@ class Code(ABC):
         """
 
     @abstractmethod
-    def of_latents(self, per_latent: Tensor) -> Tensor:
-        """``per_latent`` [n] at the active entries, like ``values``."""
-
-    @abstractmethod
     def totals(self, values: Tensor) -> Tensor:
         """[n]: the sum of ``values`` over the rows."""
 
@@ -89,16 +85,22 @@ class DenseCode(Code):
         self.values = f
         self._blocks = [slice(start, end) for start, end in pairwise((0, *bounds))]
 
+    @cached_property
+    def _active(self) -> Tensor:
+        return self.values > 0
+
     def decode(self, decoder: Tensor) -> Tensor:
         """See `Code.decode`."""
         parts = torch.stack([self.values[:, block] @ decoder[block] for block in self._blocks])
         return parts.cumsum(dim=0) if len(parts) > 1 else parts
 
-    def pull(self, gradient: Tensor, decoder: Tensor) -> Tensor:
+    def pull(self, gradient: Tensor, decoder: Tensor, price: Tensor | None = None) -> Tensor:
         """See `Code.pull`."""
         parts = [g @ decoder[block].T for g, block in zip(gradient, self._blocks, strict=True)]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return whole.mul_(self.values > 0)
+        if price is not None:
+            whole += price
+        return whole.mul_(self._active)
 
     def push(self, values: Tensor, rows: Tensor) -> Tensor:
         """See `Code.push`."""
@@ -106,21 +108,17 @@ class DenseCode(Code):
             return values.T @ rows
         return torch.cat([values[:, block].T @ table for table, block in zip(rows, self._blocks, strict=True)])
 
-    def of_latents(self, per_latent: Tensor) -> Tensor:
-        """See `Code.of_latents`."""
-        return per_latent * (self.values > 0)
-
     def totals(self, values: Tensor) -> Tensor:
         """See `Code.totals`."""
         return values.sum(dim=0)
 
     def fired(self) -> Tensor:
         """See `Code.fired`."""
-        return (self.values > 0).any(dim=0)
+        return self._active.any(dim=0)
 
     def count(self) -> int:
         """See `Code.count`."""
-        return int((self.values > 0).sum())
+        return int(self._active.sum())
 
 
 class SparseCode(Code):
@@ -167,7 +165,7 @@ class SparseCode(Code):
         parts = flat.view(self._blocks, self._size, -1)
         return parts.cumsum(dim=0) if self._blocks > 1 else parts
 
-    def pull(self, gradient: Tensor, decoder: Tensor) -> Tensor:
+    def pull(self, gradient: Tensor, decoder: Tensor, price: Tensor | None = None) -> Tensor:
         """See `Code.pull`."""
         shape = (self._blocks * self._size, self._n)
         # Zeros, because the sampled product multiplies what it finds here even when told to forget it.
@@ -178,7 +176,7 @@ class SparseCode(Code):
             )
         sampled = torch.sparse.sampled_addmm(pattern, gradient.reshape(shape[0], -1), decoder.T, beta=0.0)
         values: Tensor = sampled.values()
-        return values
+        return values if price is None else values + price[self._columns]
 
     def push(self, values: Tensor, rows: Tensor) -> Tensor:
         """See `Code.push`."""
@@ -186,10 +184,6 @@ class SparseCode(Code):
         index = self._rows if rows.dim() == 2 else self._bags
         flat = rows.reshape(-1, rows.shape[-1])
         return self._bag(torch.from_numpy(index[order]), flat, starts, torch.from_numpy(values.numpy()[order]))
-
-    def of_latents(self, per_latent: Tensor) -> Tensor:
-        """See `Code.of_latents`."""
-        return per_latent[self._columns]
 
     def totals(self, values: Tensor) -> Tensor:
         """See `Code.totals`."""

@@ -52,6 +52,10 @@ PATTERNS = (
     (r"beta_\w+", "latent scaling: least-squares factor of the latent's contribution on a target (Minder et al. 2025)"),
     (r"nu_\w+", "latent scaling: ratio of the other model's factor to the own model's (Minder et al. 2025)"),
     (r"specific_\w+", "minus the size of the nu of the same name: latents that the other model lacks first"),
+    (
+        r"match_cosine|unmatched|novel_energy",
+        "of a pair of SAEs: cosine to the closest live latent of the other; what it leaves",
+    ),
 )
 """What families of columns mean, by the form of their names."""
 

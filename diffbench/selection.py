@@ -125,9 +125,9 @@ class FastPositive(Selection):
     def select(self, pre: Tensor, bias: Tensor, weight: Tensor) -> tuple[Code, float | None]:
         """See `Selection.select`."""
         f = pre.add_(bias).relu_().numpy()
-        at = np.flatnonzero(f)
-        if len(at) > SPARSE_BELOW * f.size:
+        if np.count_nonzero(f) > SPARSE_BELOW * f.size:
             return DenseCode(pre, self.bounds), None
+        at = np.flatnonzero(f)
         return SparseCode(at, f.ravel()[at], (pre.shape[0], pre.shape[1]), self.bounds), None
 
 

@@ -117,11 +117,15 @@ class Trainer:
         hats = code.decode(decoder) + self.bias
         value, g = self._loss.of(x, hats)
         blocks = g if len(g) == 1 else g.flip(0).cumsum(dim=0).flip(0)
-        at_f = code.pull(blocks, decoder)
+        price = self._penalty_price(len(x)) * norms.sum(dim=1) if isinstance(self.design.sparsity, L1) else None
+        at_f = code.pull(blocks, decoder, price)
         at_decoder = code.push(code.values, blocks)
         at_bias = g.sum(dim=(0, 1))
-        if isinstance(self.design.sparsity, L1):
-            value = value + self._penalty(code, decoder, norms, at_f, at_decoder, len(x))
+        if price is not None:
+            totals = code.totals(code.values)
+            value = value + torch.dot(price, totals)
+            pull = ((self._penalty_price(len(x)) * totals)[:, None] / norms.clamp_min(EPS))[:, :, None]
+            at_decoder += (decoder.view(*norms.shape, -1) * pull).view_as(decoder)
         at_encoder, at_encoder_bias = code.push(at_f, x), code.totals(at_f)
         if isinstance(self.design.sparsity, TopK) and self.design.sparsity.aux > 0:
             dead = (self._silent >= self.design.sparsity.dead_after).nonzero().flatten()
@@ -145,18 +149,11 @@ class Trainer:
             keep = 1 - 1 / self._horizon
             self.theta = smallest if self.theta is None else keep * self.theta + (1 - keep) * smallest
 
-    def _penalty(
-        self, code: Code, decoder: Tensor, norms: Tensor, at_f: Tensor, at_decoder: Tensor, rows: int
-    ) -> Tensor:
-        """The L1 penalty; its gradients are added to those at f and at the decoder."""
+    def _penalty_price(self, rows: int) -> Tensor:
+        """[n]: what a latent's activity in one row, times its decoder norms, adds to the loss by the L1 penalty."""
         assert isinstance(self.design.sparsity, L1)
-        warm = self.design.sparsity.warm_up * self.steps
-        weight = self._price * (self.design.sparsity.penalty * min(1.0, (self._done + 1) / max(1.0, warm)) / rows)
-        totals = code.totals(code.values)
-        at_f += code.of_latents(weight * norms.sum(dim=1))
-        pull = ((weight * totals)[:, None] / norms.clamp_min(EPS))[:, :, None]
-        at_decoder += (decoder.view(*norms.shape, -1) * pull).view_as(decoder)
-        return torch.dot(weight * norms.sum(dim=1), totals)
+        warm = max(1.0, self.design.sparsity.warm_up * self.steps)
+        return self._price * (self.design.sparsity.penalty * min(1.0, (self._done + 1) / warm) / rows)
 
     def _auxiliary(
         self,
@@ -222,6 +219,7 @@ def train(
         raise OptionError(f"tokens: {tokens} are fewer than one batch of {options.batch} rows")
     scaling = Scaling.fit(rows.known(), design.target)
     steps, device = tokens // options.batch, best_device()
+    use_fast_matmul(device.type)
     trainer = Trainer(design, options, width=rows.width, n=n, steps=steps, seed=seed, device=device)
     loss = _run(trainer, rows, scaling, derive(seed, "order of rows"), report)
     return _fold(trainer, scaling, rows.layer, loss)
@@ -279,7 +277,7 @@ def _fold(trainer: Trainer, scaling: Scaling, layer: int, loss: float) -> Dictio
             "steps": trainer.steps,
             "rows": trainer.steps * trainer.options.batch,
             "loss": loss,
-            "matmul": use_fast_matmul(),
+            "matmul": use_fast_matmul(trainer.device.type),
             "device": trainer.device.type,
         },
         **sides,  # type: ignore[arg-type]

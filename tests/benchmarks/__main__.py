@@ -20,6 +20,7 @@ PARTS = {
     "parity": "parity",
     "harvest": "harvest_speed",
     "grid": "grid_time",
+    "exclusive": "exclusive_latents",
     "gpu": "gpu_speed",
 }
 """Name on the command line, and module."""

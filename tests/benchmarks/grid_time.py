@@ -39,8 +39,8 @@ def measure(settings: Settings) -> Part:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         runs = Path(folder)
         try:
-            prepared = _run(runs, "warm", [WARMING], [])
-            seconds = _run(runs, "timed", names, options)
+            prepared = run(runs, "warm", [WARMING], [])
+            seconds = run(runs, "timed", names, options)
             records = read_run(runs / "timed").records
         except (GridFailed, RecordError) as error:
             return Part([Line("grid", what, state=str(error))])
@@ -62,7 +62,7 @@ def dictionary_methods() -> list[str]:
     return sorted(name for name, method in found.items() if "tokens" in method.Options.model_fields)
 
 
-def _run(runs: Path, name: str, methods: list[str], options: list[str]) -> float:
+def run(runs: Path, name: str, methods: list[str], options: list[str]) -> float:
     """Seconds of one command."""
     command = [sys.executable, "-m", "diffbench", "run", "--organism", ORGANISM, "--no-controls"]
     command += [word for method in methods for word in ("--method", method)]

@@ -36,7 +36,7 @@ def measure(settings: Settings) -> Part:
             part.lines.append(Line("harvest", what, state=str(error)))
             continue
         part.raw[what] = timed
-        part.lines.append(Line("harvest", what, ours=undisturbed(timed), unit="of the time it had its core"))
+        part.lines.append(Line("harvest", what, ours=undisturbed(timed), unit="of its time on the core"))
         tokens = job.documents * job.length
         for other in timed[1:]:
             ratio = Ratio.of(timed[0], other)

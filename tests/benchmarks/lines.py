@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 150
+WIDTH = 180
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ NOISE = 0.05
 POWER = 0.7
 FIT_ROWS = 8192
 DIRECTIONS = 7_000_003
-"""Added to the seed, because a trainer that draws decoders from the plain seed must not find the directions there."""
+"""Added to the seed: a trainer that draws its decoders from the plain seed must not find the directions there."""
 HELD_OUT = 1_000_000_000
 """Index of the first held-out batch."""
 

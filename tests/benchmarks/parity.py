@@ -80,7 +80,7 @@ def _early(what: str, peer: str, found: list[Pairing]) -> Line:
     ]
     return Line(
         "held-out error",
-        f"{what}; loss of the first {EARLY}",
+        f"{what}; first {EARLY} losses",
         against=peer,
         unit="largest difference",
         ratio=max(apart),

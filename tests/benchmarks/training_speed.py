@@ -56,7 +56,7 @@ def measure(settings: Settings) -> Part:
         part.raw[what] = timed
         for other in timed[1:]:
             part.lines += _pair(kind, shape, timed[0], other)
-        part.lines.append(Line("training", what, ours=undisturbed(timed), unit="of the time it had its core"))
+        part.lines.append(Line("training", what, ours=undisturbed(timed), unit="of its time on the core"))
     return part
 
 
