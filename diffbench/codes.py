@@ -50,12 +50,13 @@ class Code(ABC):
         """[P, B, D]: reconstructions, without bias, by each prefix of the decoder [n, D]."""
 
     @abstractmethod
-    def pull(self, gradient: Tensor, decoder: Tensor) -> Tensor:
-        """D loss / d f at the active entries, like ``values``.
+    def pull(self, gradient: Tensor, decoder: Tensor, price: Tensor | None = None) -> Tensor:
+        """The gradient of the loss at the active entries of f, like ``values``.
 
         Args:
-            gradient: [P, B, D], d loss / d (what each block adds).
+            gradient: [P, B, D], of the loss at what each block adds.
             decoder: [n, D].
+            price: [n], of a penalty at each f_j.
         """
 
     @abstractmethod

@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffbench.codes import Code, DenseCode, SparseCode
+from diffbench.codes import Code, DenseCode, Indices, SparseCode
+
+Values = NDArray[np.float32]
 
 MARGIN = 0.06
 LOWER = 0.7
@@ -56,20 +58,48 @@ class DenseTopK(Selection):
         return DenseCode(f, self.bounds), float(smallest)
 
 
+class _Scan:
+    """Finds the entries of a matrix that exceed a threshold per column, with one look at each and one buffer."""
+
+    def __init__(self) -> None:
+        self._mask = torch.empty(0, dtype=torch.bool)
+
+    def look(self, pre: Tensor, threshold: Tensor) -> int:
+        """Mark the entries of ``pre`` [B, n] above ``threshold`` [n], and count them."""
+        if self._mask.shape != pre.shape:
+            self._mask = torch.empty(pre.shape, dtype=torch.bool)
+        torch.gt(pre, threshold, out=self._mask)
+        return int(np.count_nonzero(self._mask.numpy()))
+
+    def found(self, pre: Tensor, bias: Tensor) -> tuple[Indices, Indices, Values]:
+        """Positions, latents and activities of the marked entries whose activity is positive."""
+        at, n = np.flatnonzero(self._mask.numpy()), pre.shape[1]
+        latents = at & (n - 1) if n & (n - 1) == 0 else at % n
+        f = pre.numpy().ravel()[at] + bias.numpy()[latents]
+        positive = f > 0
+        return (at, latents, f) if positive.all() else (at[positive], latents[positive], f[positive])
+
+
 class FastTopK(Selection):
     """The same entries from the last step's threshold and a partition of the candidates."""
 
     def __init__(self, k: int, bounds: tuple[int, ...]) -> None:
         self.k, self.bounds = k, bounds
         self._guess: float | None = None
-        self._mask = torch.empty(0, dtype=torch.bool)
+        self._scan = _Scan()
 
     def select(self, pre: Tensor, bias: Tensor, weight: Tensor) -> tuple[Code, float | None]:
         """See `Selection.select`."""
         count = self.k * len(pre)
         likely = self._first(pre, bias, weight) if self._guess is None else self._guess * (1 - MARGIN)
         for guess in (likely, likely * LOWER, 0.0):  # the last look takes every positive entry
-            at, f, scores = self._above(guess, pre, bias, weight)
+            # Bias and weight stand in the threshold, so that all B * n entries are read once and written never.
+            if self._scan.look(pre, guess / weight - bias if guess > 0 else -bias) < count and guess > 0:
+                continue
+            at, latents, f = self._scan.found(pre, bias)
+            scores = f * weight.numpy()[latents]
+            if (scored := scores > 0).sum() < len(at):  # a latent without a decoder scores nothing
+                at, f, scores = at[scored], f[scored], scores[scored]
             if len(at) >= count:
                 break
         smallest = 0.0
@@ -79,24 +109,6 @@ class FastTopK(Selection):
             at, f = at[kept], f[kept]
         self._guess = smallest or None
         return SparseCode(at, f, (pre.shape[0], pre.shape[1]), self.bounds), smallest
-
-    def _above(
-        self, guess: float, pre: Tensor, bias: Tensor, weight: Tensor
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Positions, activities and scores of the positive entries whose score exceeds a guess, and some below it."""
-        if self._mask.shape != pre.shape:
-            self._mask = torch.empty(pre.shape, dtype=torch.bool)
-        # Bias and weight stand in the threshold, so that all B * n entries are read once and written never.
-        threshold = guess / weight - bias if guess > 0 else -bias
-        torch.gt(pre, threshold, out=self._mask)
-        at, n = np.flatnonzero(self._mask.numpy()), pre.shape[1]
-        latents = at & (n - 1) if n & (n - 1) == 0 else at % n
-        f = pre.numpy().ravel()[at] + bias.numpy()[latents]
-        scores = f * weight.numpy()[latents]
-        positive = scores > 0
-        if not positive.all():
-            at, f, scores = at[positive], f[positive], scores[positive]
-        return at, f, scores
 
     def _first(self, pre: Tensor, bias: Tensor, weight: Tensor) -> float:
         """A guess from a sample of rows, for the first batch."""
@@ -121,14 +133,14 @@ class FastPositive(Selection):
 
     def __init__(self, bounds: tuple[int, ...]) -> None:
         self.bounds = bounds
+        self._scan = _Scan()
 
     def select(self, pre: Tensor, bias: Tensor, weight: Tensor) -> tuple[Code, float | None]:
         """See `Selection.select`."""
-        f = pre.add_(bias).relu_().numpy()
-        if np.count_nonzero(f) > SPARSE_BELOW * f.size:
-            return DenseCode(pre, self.bounds), None
-        at = np.flatnonzero(f)
-        return SparseCode(at, f.ravel()[at], (pre.shape[0], pre.shape[1]), self.bounds), None
+        if self._scan.look(pre, -bias) > SPARSE_BELOW * pre.numel():
+            return DenseCode(pre.add_(bias).relu_(), self.bounds), None
+        at, _, f = self._scan.found(pre, bias)
+        return SparseCode(at, f, (pre.shape[0], pre.shape[1]), self.bounds), None
 
 
 def selection(k: int | None, bounds: tuple[int, ...], device: torch.device) -> Selection:

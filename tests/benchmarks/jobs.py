@@ -55,7 +55,7 @@ class Training:
     steps: int
     lr: float = 1e-3
     warm_up: int = 50
-    penalty: float = 0.3
+    penalty: float = 0.095
     seed: int = 0
     pool: int = 16
     learn_threshold: float = 0.5
