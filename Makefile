@@ -1,4 +1,4 @@
-# make run | test | lint | bench, in environments of their own that are made when they are missing or out of date.
+# make run | test | test-formats | lint | bench, in environments of their own that are made when they are missing or out of date.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,13 +16,17 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Two libraries of one import name, hence two environments; torch first, as above.
 PEER_MARKS := $(if $(PEERS),$(PEERS)/dictionary_learning/.installed $(PEERS)/crosscoder_learning/.installed)
 
-.PHONY: run test lint bench clean
+.PHONY: run test test-formats lint bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/diffbench run --organism halfswap $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# What diffbench exports is loaded by the libraries that install from a package index, and what they save is imported.
+test-formats: $(VENV)/.installed $(PEERS)/formats/.installed
+	DIFFBENCH_PEERS='$(PEERS)/formats/bin/python' $(BIN)/python -m pytest tests/test_formats_peers.py $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -47,6 +51,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(PEERS)/dictionary_learning/.installed: PEER := dictionary-learning==0.1.0
 $(PEERS)/crosscoder_learning/.installed: PEER := $(CROSSCODER_LEARNING)
+$(PEERS)/formats/.installed: PEER := sae-lens==6.54.12 dictionary-learning==0.1.0
 # Some of what they ask for is built for another torch than the one at hand, and nothing of it is used here.
 $(PEERS)/%/.installed: constraints.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
