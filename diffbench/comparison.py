@@ -45,6 +45,7 @@ SCORE_CODE = (
     "diffbench.evidence",
     "diffbench.findings",
     "diffbench.judge",
+    "diffbench.latent_row",
     "diffbench.lens",
     "diffbench.localisation",
     "diffbench.ranking",

@@ -125,13 +125,15 @@ def row_norms(decoder: Tensor, parts: int) -> Tensor:
 
 
 def relative_norm(decoder: Tensor) -> Tensor:
-    """[n]: ½[(‖d^t‖ - ‖d^b‖)/max(‖d^t‖, ‖d^b‖) + 1] of decoders [n, 2d], base first; 1 is tuned-only.
+    """[n]: ½[(‖d^t‖ - ‖d^b‖)/max(‖d^t‖, ‖d^b‖) + 1] of decoders [n, 2d], base first.
+
+    1 is tuned-only; NaN has no decoder at all.
 
     Source: Minder et al. 2025 (arXiv 2504.02922).
     """
     b, t = row_norms(decoder, 2).unbind(dim=1)
-    relative: Tensor = 0.5 * ((t - b) / torch.maximum(t, b).clamp_min(EPS) + 1)
-    return relative
+    relative: Tensor = 0.5 * ((t - b) / torch.maximum(t, b) + 1)
+    return relative.masked_fill(torch.maximum(t, b) < EPS, float("nan"))
 
 
 def norm_share(decoder: Tensor) -> Tensor:
@@ -140,5 +142,5 @@ def norm_share(decoder: Tensor) -> Tensor:
     Source: Aranguri 2025 (tied crosscoder).
     """
     b, t = row_norms(decoder, 2).unbind(dim=1)
-    share: Tensor = t / (b + t).clamp_min(EPS)
-    return share
+    share: Tensor = t / (b + t)
+    return share.masked_fill(b + t < EPS, float("nan"))

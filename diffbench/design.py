@@ -15,6 +15,9 @@ from diffbench.errors import OptionError
 from diffbench.losses import ErrorNorm, Loss, SquaredError
 from diffbench.options import BatchTopKOptions, DictionaryOptions, L1Options
 
+NORM_PENALTY = 0.05
+"""Usual penalty beside an unsquared error, whose pull on an activity is a fraction of the decoder's norm at most."""
+
 Tying = Literal["unit", "free", "shared", "triples"]
 
 
@@ -48,9 +51,10 @@ class L1:
     warm_up: float
 
     @classmethod
-    def of(cls, options: L1Options) -> L1:
-        """From a method's options."""
-        return cls(options.penalty, options.penalty_warm_up)
+    def of(cls, options: L1Options, usual: float = 2.0) -> L1:
+        """From a method's options; ``usual`` is the penalty for squared errors where none is given."""
+        by_default = usual if options.error == "squared" else NORM_PENALTY
+        return cls(by_default if options.penalty is None else options.penalty, options.penalty_warm_up)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,10 @@ class Design:
 
     def bounds(self, n: int) -> tuple[int, ...]:
         """Ends of the nested prefixes; one prefix where there are none."""
-        return block_bounds(n, self.sparsity.matryoshka if isinstance(self.sparsity, TopK) else 1)
+        blocks = self.sparsity.matryoshka if isinstance(self.sparsity, TopK) else 1
+        if self.tying == "triples":  # no prefix cuts one
+            return tuple(3 * end for end in block_bounds(n // 3, blocks))
+        return block_bounds(n, blocks)
 
     def check(self, n: int) -> None:
         """Raise `OptionError` for a sparsity that a dictionary of n latents cannot have."""

@@ -23,13 +23,15 @@ from diffbench.activations import Activations
 from diffbench.dictionary import CHUNK, encode
 from diffbench.diff import DictionaryDiff
 
+LEAST_FIRINGS = 10
+"""A latent that fires in fewer rows has no beta: one firing fits itself exactly, with no error to judge it by."""
 STANDARD_ERRORS = 2.0
 """A ratio is undefined where neither of its two betas is this many standard errors from zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beta:
-    """A least-squares factor per latent and its standard error, robust to errors of unequal size; NaN if it is dead."""
+    """A least-squares factor per latent and its standard error, robust to unequal errors; NaN if it hardly fires."""
 
     value: Tensor  # [n]
     error: Tensor  # [n]
@@ -37,10 +39,6 @@ class Beta:
     def plus(self, shift: Tensor) -> Beta:
         """The factor of a target that also holds ``shift`` times the latent itself: the error stays."""
         return Beta(self.value + shift, self.error)
-
-    def minus(self, other: Beta) -> Beta:
-        """The factor of the difference of two targets; the errors are taken as independent."""
-        return Beta(self.value - other.value, torch.hypot(self.error, other.error))
 
 
 class _Sums:
@@ -82,16 +80,12 @@ def _columns(
 ) -> dict[str, Tensor]:
     """Columns with one model's decoder rows as regressors; the ratio is of the first model's beta to the second's."""
     found: dict[str, dict[str, Beta]] = {}
-    for model, (activation, residual) in _sums(diff, rows, regressor).items():
-        betas = {"activation": activation}
-        if residual is not None:
+    for model, betas in _sums(diff, rows, regressor).items():
+        if (residual := betas.pop("residual", None)) is not None:
             own = diff.decoder_base if model == "base" else diff.decoder_tuned
             assert own is not None
             overlap = (regressor * own).sum(dim=1).double() / regressor.pow(2).sum(dim=1).double()
-            reconstruction = Beta(
-                activation.value - residual.value, (activation.error.pow(2) + residual.error.pow(2)).sqrt()
-            )
-            betas |= {"reconstruction": reconstruction, "error": residual.plus(overlap)}
+            betas["error"] = residual.plus(overlap)
         found[model] = betas
     columns: dict[str, Tensor] = {}
     for target in found["base"]:
@@ -101,12 +95,13 @@ def _columns(
     return columns
 
 
-def _sums(diff: DictionaryDiff, rows: Activations, regressor: Tensor) -> dict[str, tuple[Beta, Beta | None]]:
-    """For each model, the betas of its activation and, where it is reconstructed, of the residual."""
+def _sums(diff: DictionaryDiff, rows: Activations, regressor: Tensor) -> dict[str, dict[str, Beta]]:
+    """For each model, the betas of its activation and, where it is reconstructed, of reconstruction and residual."""
     n, two = diff.n_components, diff.input == "both"
+    targets = ("activation", "reconstruction", "residual") if two else ("activation",)
     scaled = (regressor / regressor.pow(2).sum(dim=1, keepdim=True)).T
-    ff, ffff = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-    sums = {model: (_Sums(n), _Sums(n)) for model in ("base", "tuned")}
+    ff, ffff, fired = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
+    sums = {model: {target: _Sums(n) for target in targets} for model in ("base", "tuned")}
     for start in range(0, len(rows), CHUNK):
         h_b, delta = rows.rows(slice(start, start + CHUNK))
         h_t = h_b + delta
@@ -114,13 +109,17 @@ def _sums(diff: DictionaryDiff, rows: Activations, regressor: Tensor) -> dict[st
         square = f.pow(2)
         ff += square.sum(dim=0, dtype=torch.float64)
         ffff += square.pow(2).sum(dim=0, dtype=torch.float64)
+        fired += (f > 0).sum(dim=0)
         for model, h in (("base", h_b), ("tuned", h_t)):
-            sums[model][0].add(f, h @ scaled)
+            u = h @ scaled
+            sums[model]["activation"].add(f, u)
             if two:
-                sums[model][1].add(f, (h - _reconstruction(diff, f, model)) @ scaled)
+                hat = _reconstruction(diff, f, model) @ scaled
+                sums[model]["reconstruction"].add(f, hat)
+                sums[model]["residual"].add(f, u.sub_(hat))
+    ff = ff.masked_fill(fired < LEAST_FIRINGS, float("nan"))
     return {
-        model: (activation.beta(ff, ffff), residual.beta(ff, ffff) if two else None)
-        for model, (activation, residual) in sums.items()
+        model: {target: found.beta(ff, ffff) for target, found in targets.items()} for model, targets in sums.items()
     }
 
 

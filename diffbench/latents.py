@@ -47,14 +47,17 @@ def latent_columns(diff: DictionaryDiff, held_out: Activations) -> dict[str, Ten
       first by ``relative_norm``, base-only first by ``base_norm``.
     - tied triples: ``base_to_shared``, ``tuned_to_shared``, ``exclusive_share``: how often its members fire.
     """
-    columns = activity_columns(diff, held_out) | latent_scaling(diff, held_out)
+    columns = activity_columns(diff, held_out)
+    if not _only_difference(diff):
+        columns |= latent_scaling(diff, held_out)
     for name in [name for name in columns if name.startswith("nu_")]:
         columns[name.replace("nu_", "specific_", 1)] = -columns[name].abs()
     if diff.input == "both":
-        columns["specific"] = _minus_ranks(columns["nu_error"].abs(), columns["nu_reconstruction"].abs())
-        columns |= _nearest(diff)
+        if "nu_error" in columns:
+            columns["specific"] = _minus_ranks(columns["nu_error"].abs(), columns["nu_reconstruction"].abs())
         if "relative_norm" in diff.columns:
             columns["base_norm"] = 1 - diff.columns["relative_norm"]
+        columns |= _nearest(diff)
     if diff.group is not None:
         columns |= _firing_ratios(columns["frequency"])
     return columns
@@ -75,7 +78,7 @@ def _nearest(diff: DictionaryDiff) -> dict[str, Tensor]:
     """
     share = diff.columns.get("norm_share")
     assert diff.decoder_tuned is not None and diff.decoder_base is not None
-    if share is None or bool(share.isnan().all()):
+    if share is None or _only_difference(diff) or diff.group is not None:  # a triple shares its rows by design
         return {}
     tuned, base = normalize(diff.decoder_tuned, dim=1), normalize(diff.decoder_base, dim=1)
     is_tuned, is_base = share > EXCLUSIVE, share < 1 - EXCLUSIVE
@@ -83,6 +86,12 @@ def _nearest(diff: DictionaryDiff) -> dict[str, Tensor]:
         "nearest_tuned": _largest_cosine(tuned, base, is_tuned, is_base),
         "nearest_base": _largest_cosine(base, tuned, is_base, is_tuned),
     }
+
+
+def _only_difference(diff: DictionaryDiff) -> bool:
+    """Whether no more than d_t - d_b is identified, so that nothing can be said of either model's decoder alone."""
+    share = diff.columns.get("norm_share")
+    return share is not None and bool(share.isnan().all())
 
 
 def _largest_cosine(own: Tensor, other: Tensor, exclusive: Tensor, mirrored: Tensor) -> Tensor:
@@ -99,16 +108,20 @@ def _largest_cosine(own: Tensor, other: Tensor, exclusive: Tensor, mirrored: Ten
 
 
 def _firing_ratios(frequency: Tensor) -> dict[str, Tensor]:
-    """Base/shared and tuned/shared frequencies of each triple, on all three of its latents."""
+    """How often the members of each triple fire; each column on the one latent that it speaks of.
+
+    ``base_to_shared`` and ``tuned_to_shared`` are the ratios of Aranguri 2025, undefined where the shared latent never
+    fires; ``exclusive_share`` = exclusive / (exclusive + shared) ranks those first.
+    """
     shared, base, tuned = frequency.view(-1, 3).unbind(dim=1)
-    total = shared + base + tuned
-    often = total >= LEAST_FIRING
-    ratios = {
-        "base_to_shared": base / shared,
-        "tuned_to_shared": tuned / shared,
-        "exclusive_share": (base + tuned) / total,
+    often = shared + base + tuned >= LEAST_FIRING
+    of_base, of_tuned, none = base / shared, tuned / shared, torch.full_like(shared, float("nan"))
+    placed = {
+        "base_to_shared": (none, of_base, none),
+        "tuned_to_shared": (none, none, of_tuned),
+        "exclusive_share": (none, base / (base + shared), tuned / (tuned + shared)),
     }
     return {
-        name: torch.where(often & ratio.isfinite(), ratio, float("nan")).float().repeat_interleave(3)
-        for name, ratio in ratios.items()
+        name: torch.stack([torch.where(often & one.isfinite(), one, none) for one in members], dim=1).flatten().float()
+        for name, members in placed.items()
     }

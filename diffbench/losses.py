@@ -22,6 +22,14 @@ class Loss(ABC):
         """Value [] and gradient [P, B, D] with respect to each prefix's reconstruction ``hats`` [P, B, D]."""
 
 
+def crossed(error: Tensor, cross: float) -> Tensor:
+    """(e_b + cross e_t, e_t + cross e_b): half the gradient of Σ_m ‖e_m‖² + cross * 2 e_t·e_b at the errors."""
+    if not cross:
+        return error
+    base, tuned = error.chunk(2, dim=-1)
+    return torch.cat([base + cross * tuned, tuned + cross * base], dim=-1)
+
+
 @dataclass(frozen=True, slots=True)
 class SquaredError(Loss):
     """Σ_m ‖e_m‖² + cross * 2 e_t·e_b; at cross = -1 it is ‖e_t - e_b‖², and only d_t - d_b is identified."""
@@ -31,13 +39,10 @@ class SquaredError(Loss):
     def of(self, target: Tensor, hats: Tensor) -> tuple[Tensor, Tensor]:
         """See `Loss.of`."""
         error = target - hats
-        weighted = error
-        if self.cross:
-            base, tuned = error.chunk(2, dim=-1)
-            weighted = torch.cat([base + self.cross * tuned, tuned + self.cross * base], dim=-1)
+        weighted = crossed(error, self.cross)
         share = 1 / (error.shape[0] * error.shape[1])
         value = torch.dot(error.flatten(), weighted.flatten()) * share if self.cross else error.pow(2).sum() * share
-        return value, weighted.mul_(-2 * share) if weighted is not error else error.mul_(-2 * share)
+        return value, weighted.mul_(-2 * share)
 
 
 @dataclass(frozen=True, slots=True)

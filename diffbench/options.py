@@ -33,8 +33,11 @@ class BatchTopKOptions(DictionaryOptions):
 class L1Options(DictionaryOptions):
     """Options of every dictionary with an L1 penalty."""
 
-    penalty: float = Field(
-        2.0, gt=0, description="lambda of the L1 penalty, where each model's rows have a mean squared norm of d"
+    penalty: float | None = Field(
+        None,
+        gt=0,
+        description="lambda of the L1 penalty, where each model's rows have a mean squared norm of d; by default 2 "
+        "(1 with shared latents) for squared errors, .05 for norms",
     )
     penalty_warm_up: float = Field(0.2, ge=0, le=1, description="share of the steps over which the penalty rises")
     error: Literal["squared", "norm"] = Field(

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from diffbench.dictionary import difference_decoder
 from diffbench.diff import DictionaryDiff, Diff, falling
+from diffbench.errors import OptionError
 from diffbench.findings import findings_of
+from diffbench.latent_row import meaning
 from diffbench.lens import Lens
 
 LISTED = 40
@@ -23,11 +25,14 @@ def ranked(diff: Diff, column: str, lens: Lens) -> DictionaryDiff:
     pair, not about an order.
 
     Raises:
-        NoRanking: if there is no such column, or no latent has a number in it.
+        NoRanking: if this kind of dictionary has no such column, or no latent has a number in it.
+        OptionError: if it is a column of no kind of dictionary.
     """
     if not isinstance(diff, DictionaryDiff):
         raise NoRanking(f"a {diff.kind} diff has no latents to rank by {column!r}; rankings: none")
     values = diff.columns.get(column)
+    if values is None and not meaning(column):
+        raise OptionError(f"there is no ranking {column!r} for any dictionary; rankings: {_listed(diff)}")
     if values is None:
         raise NoRanking(f"there is no ranking {column!r}; rankings: {_listed(diff)}")
     if bool(values.isnan().all()):

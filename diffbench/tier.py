@@ -29,7 +29,7 @@ TIERS = {
         Tier(
             name="smoke",
             tokens=20_000,
-            components=1024,
+            components=2048,
             seconds=60,
             memory_mb=8192,
             evaluation_tokens=4_000,

@@ -24,6 +24,7 @@ from diffbench.decoders import norm_share, relative_norm, row_norms
 from diffbench.design import L1, Design, TopK
 from diffbench.diff import DictionaryDiff
 from diffbench.errors import OptionError
+from diffbench.losses import crossed
 from diffbench.options import DictionaryOptions
 from diffbench.precision import use_fast_matmul
 from diffbench.scaling import Scaling, select_input
@@ -36,6 +37,7 @@ THETA_STEPS = 100
 DEFAULT_PASSES = 4
 REPORT_EVERY = 20
 EPS = 1e-8
+NEVER = torch.finfo(torch.float32).max
 
 Report = Callable[[str, float], None]
 
@@ -164,7 +166,7 @@ class Trainer:
         dead: Tensor,
         into: tuple[Tensor, Tensor, Tensor],
     ) -> None:
-        """Squared error of explaining what is left with the most active dead latents, d/2 of them at most in a row.
+        """Squared error, weighted as the loss is, of what the most active dead latents (d/2 in a row at most) leave.
 
         Gradients are added to those at encoder, encoder bias and decoder; the error itself counts as fixed.
         """
@@ -172,7 +174,7 @@ class Trainer:
         f = (self._pre[:, dead] + bias[dead]).relu_()
         f = _largest_in_row(f, x.shape[1] // self.design.parts // 2)
         rows = decoder[dead]
-        g = (error - f @ rows).mul_(-2 * self.design.sparsity.aux / len(x))
+        g = crossed(error - f @ rows, self.design.cross).mul_(-2 * self.design.sparsity.aux / len(x))
         at_f = (g @ rows.T).mul_(f > 0)
         at_encoder, at_encoder_bias, at_decoder = into
         at_decoder.index_add_(0, dead, f.T @ g)
@@ -269,10 +271,11 @@ def _fold(trainer: Trainer, scaling: Scaling, layer: int, loss: float) -> Dictio
         activation="threshold" if top_k else "relu",
         encoder=encoder,
         encoder_bias=encoder_bias,
-        threshold=(trainer.theta or 0.0) / scores.clamp_min(EPS) if top_k else None,
+        # A latent without a decoder scores nothing, whatever its activity: it never fires.
+        threshold=torch.where(scores > EPS, (trainer.theta or 0.0) / scores, NEVER) if top_k else None,
         order=torch.arange(len(encoder)),
         group=trainer.decoders.group(),
-        columns=_norm_columns(design, trained, decoder),
+        columns=_norm_columns(design, trained, decoder, trainer.decoders.group()),
         notes={
             "steps": trainer.steps,
             "rows": trainer.steps * trainer.options.batch,
@@ -284,7 +287,8 @@ def _fold(trainer: Trainer, scaling: Scaling, layer: int, loss: float) -> Dictio
     )
 
 
-def _norm_columns(design: Design, trained: Tensor, raw: Tensor) -> dict[str, Tensor]:
+def _norm_columns(design: Design, trained: Tensor, raw: Tensor, group: Tensor | None) -> dict[str, Tensor]:
+    """Relative norms. Of a tied triple the shared latent has those of its pair of rows, and the others have none."""
     if design.parts == 1:
         return {}
     columns = {
@@ -292,6 +296,9 @@ def _norm_columns(design: Design, trained: Tensor, raw: Tensor) -> dict[str, Ten
         "relative_norm_raw": relative_norm(raw),
         "norm_share": norm_share(trained),
     }
+    undefined = torch.zeros(len(trained), dtype=torch.bool)
     if design.cross == -1:  # the loss is the same whatever is added to both decoders of a latent
-        columns = {name: torch.full_like(column, float("nan")) for name, column in columns.items()}
-    return columns
+        undefined[:] = True
+    elif group is not None:
+        undefined.view(-1, 3)[:, 1:] = True
+    return {name: column.masked_fill(undefined, float("nan")) for name, column in columns.items()}

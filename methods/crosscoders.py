@@ -55,9 +55,8 @@ class CrosscoderShared(Method):
     reference = "Anthropic, Insights on crosscoder model diffing, February 2025"
 
     class Options(EitherOptions):
-        """Either sparsity, and what is shared; the penalty is low, or shared latents take over everything."""
+        """Either sparsity, and what is shared."""
 
-        penalty: float = Field(1.0, gt=0, description="lambda of the L1 penalty of latents that are not shared")
         shared: float = Field(0.5, gt=0, lt=1, description="share of the latents that both models share")
         shared_penalty: float = Field(
             0.15,
@@ -73,7 +72,7 @@ class CrosscoderShared(Method):
         options = self.options
         design = Design(
             target="both",
-            sparsity=_sparsity(options),
+            sparsity=_sparsity(options, usual=1.0),  # with more, shared latents take over everything
             tying="shared",
             shared=options.shared,
             factor=options.shared_penalty,
@@ -130,7 +129,7 @@ class CrosscoderLambda(Method):
         return fit_dictionary(design, options, pair, ctx, order_by="energy")
 
 
-def _sparsity(options: EitherOptions) -> TopK | L1:
+def _sparsity(options: EitherOptions, usual: float = 2.0) -> TopK | L1:
     from diffbench import L1, TopK
 
-    return L1.of(options) if options.sparsity == "l1" else TopK.of(options)
+    return L1.of(options, usual) if options.sparsity == "l1" else TopK.of(options)

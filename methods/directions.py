@@ -55,10 +55,13 @@ class Pca(Method):
 
     def run(self, pair: ModelPair, ctx: Context) -> Diff:
         """The first principal directions, scored by their standard deviation."""
-        from diffbench import describe, no_change, principal_directions
+        from diffbench import OptionError, describe, no_change, principal_directions
 
+        n = self.options.components
+        if n > pair.width:
+            raise OptionError(f"components: {n} are more than the residual width {pair.width}")
         activations = pair.activations()
         if activations.unchanged:
             return no_change(ctx.layer, pair.width)
-        diff, spread = principal_directions(activations, min(self.options.components, pair.width))
+        diff, spread = principal_directions(activations, n)
         return describe(diff, pair, spread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffbench import BatchTopKOptions, Field, FileField, Method
@@ -46,16 +47,29 @@ class _StreamSae(Method):
 
     def fit(self, stream: Literal["tuned", "base"], pair: ModelPair, ctx: Context) -> Diff:
         """Train or read, and order by how specific latents are to the tuned model."""
-        from diffbench import Design, TopK, describe, fit_dictionary, read_dictionary, with_latents
+        from diffbench import Design, TopK, describe, fit_dictionary, with_latents
 
         options, order_by = self.options, "specific_activation"
         if options.pretrained is None:
             design = Design(target=stream, sparsity=TopK.of(options))
             return fit_dictionary(design, options, pair, ctx, order_by=order_by)
-        diff = read_dictionary(options.pretrained, input=stream, layer=ctx.layer)
-        diff.check(pair.width, pair.n_layers, pair.vocabulary)
+        diff = _finished(Path(options.pretrained), stream, pair, ctx.layer)
         diff = with_latents(diff, pair.training_rows()[1], order_by)
         return describe(diff, pair, diff.columns[order_by])
+
+
+def _finished(path: Path, stream: Literal["tuned", "base"], pair: ModelPair, layer: int) -> DictionaryDiff:
+    """An SAE that was brought along, if it fits the pair."""
+    from diffbench import CheckpointError, DiffError, OptionError, read_dictionary
+
+    try:
+        diff = read_dictionary(path, input=stream, layer=layer)
+        diff.check(pair.width, pair.n_layers, pair.vocabulary)
+    except DiffError as error:
+        raise OptionError(f"pretrained: {path.name} does not fit these models: {error}") from None
+    except (CheckpointError, OptionError) as error:  # which name the copy that this process was given
+        raise OptionError(f"pretrained: {str(error).replace(str(path), path.name)}") from None
+    return diff
 
 
 class ChatSae(_StreamSae):
@@ -95,21 +109,29 @@ class SaePair(Method):
         """BatchTopK options of each of the two SAEs."""
 
     def run(self, pair: ModelPair, ctx: Context) -> Diff:
-        """Train both, match them, and put them side by side into one dictionary."""
+        """Train both, match them, and put them side by side into one dictionary.
+
+        Both start from the same weights and see the same rows in the same order, so that a latent and its counterpart
+        grow from one direction: from unequal starts, half of what one SAE finds has no counterpart in the other even
+        where nothing changed.
+        """
         from dataclasses import replace
 
-        from diffbench import Design, TopK, describe, train, with_latents
+        from diffbench import Design, OptionError, TopK, describe, train, with_latents
 
         rows, held_out = pair.training_rows()
-        saes, half = {}, ctx.budget.components // 2
+        saes, half, n = {}, ctx.budget.components // 2, self.options.expansion * pair.width
+        if n > half:
+            raise OptionError(f"expansion: two SAEs of {n} latents are more than the tier's {2 * half} components")
         for at, stream in enumerate(("base", "tuned")):
             ctx.report(f"the SAE of the {stream} model", at / 2)
             design = Design(target="base" if stream == "base" else "tuned", sparsity=TopK.of(self.options))
             saes[stream] = train(rows, design, self.options, seed=ctx.seed, max_components=half, report=ctx.report)
         diff = with_latents(_side_by_side(saes["base"], saes["tuned"]), held_out, "energy")
         diff = _matched(diff, len(saes["base"].order))
-        order = diff.columns["novel_energy"].argsort(descending=True, stable=True)
-        return describe(replace(diff, order=order), pair, diff.columns["novel_energy"])
+        novel = diff.columns["novel_energy"]
+        order = novel.nan_to_num(nan=-1.0).argsort(descending=True, stable=True)
+        return describe(replace(diff, order=order), pair, novel)
 
 
 def _side_by_side(base: DictionaryDiff, tuned: DictionaryDiff) -> DictionaryDiff:
@@ -143,7 +165,7 @@ def _matched(diff: DictionaryDiff, n: int) -> DictionaryDiff:
     """Add the largest cosine of each decoder row to those of the other SAE's live latents, and what it leaves.
 
     ``match_cosine``; ``unmatched`` = 1 - cosine; ``novel_energy`` = energy * (1 - cosine²), the energy outside the
-    best match. A latent without any live counterpart has the cosine 0.
+    best match. A latent without any live counterpart has the cosine 0; a dead one has none.
     """
     from dataclasses import replace
 
@@ -157,5 +179,7 @@ def _matched(diff: DictionaryDiff, n: int) -> DictionaryDiff:
     to_tuned = cosine.masked_fill(~live[None, n:], 0.0).clamp_min(0).max(dim=1).values
     to_base = cosine.masked_fill(~live[:n, None], 0.0).clamp_min(0).max(dim=0).values
     match = torch.cat([to_tuned, to_base])
-    own = {"match_cosine": match, "unmatched": 1 - match, "novel_energy": diff.columns["energy"] * (1 - match.pow(2))}
+    match = match.masked_fill(~live, float("nan"))
+    novel = diff.columns["energy"] * (1 - match.pow(2))
+    own = {"match_cosine": match, "unmatched": 1 - match, "novel_energy": novel}
     return replace(diff, columns=diff.columns | own)

@@ -79,7 +79,10 @@ def reference(trainer: Trainer, x: Tensor, dead: Tensor, kept: Tensor | None = N
         g = torch.zeros(rows, len(dead), dtype=torch.float64).scatter(1, largest.indices, largest.values)
         left = (x - (f @ decoder + bias)).detach()
         # Dead latents learn to explain the error; that it is centred by the bias is no part of their account.
-        loss = loss + design.sparsity.aux * (left - g @ decoder[dead]).pow(2).sum(1).mean()
+        gap = left - g @ decoder[dead]
+        b, t = gap.chunk(2, dim=1)
+        crossed = 2 * design.cross * (b * t).sum(1) if design.cross else 0.0
+        loss = loss + design.sparsity.aux * (gap.pow(2).sum(1) + crossed).mean()
     loss.backward()
     gradients = [leaf.grad for leaf in leaves]
     if design.tying == "unit":

@@ -14,7 +14,7 @@ from diffbench.activations import Activations
 from diffbench.decoders import norm_share, relative_norm
 from diffbench.diff import DictionaryDiff
 from diffbench.errors import OptionError
-from diffbench.latent_scaling import latent_scaling
+from diffbench.latent_scaling import Beta, _ratio, _sums, latent_scaling
 
 T, D, N = 400, 12, 18
 
@@ -196,11 +196,14 @@ def test_firing_ratios_of_triples() -> None:
     frequency = torch.tensor([0.2, 0.1, 0.02, 0.0004, 0.0, 0.0, 0.0, 0.3, 0.1, 0.5, 0.0, 0.0])
     found = latents._firing_ratios(frequency)
     nan = float("nan")
-    assert found["base_to_shared"].tolist()[::3] == pytest.approx([0.5, nan, nan, 0.0], nan_ok=True)
-    assert found["tuned_to_shared"].tolist()[::3] == pytest.approx([0.1, nan, nan, 0.0], nan_ok=True)
-    # A triple under .05% of the rows is set aside; one whose shared latent never fires has a share but no ratio.
-    assert found["exclusive_share"].tolist()[::3] == pytest.approx([0.375, nan, 1.0, 0.0], nan_ok=True)
-    assert torch.equal(found["exclusive_share"][6:9], torch.ones(3))
+    assert found["base_to_shared"].tolist()[1::3] == pytest.approx([0.5, nan, nan, 0.0], nan_ok=True)
+    assert found["tuned_to_shared"].tolist()[2::3] == pytest.approx([0.1, nan, nan, 0.0], nan_ok=True)
+    # A triple under .05% of the rows is set aside; where the shared latent never fires there is a share, but no ratio.
+    assert found["exclusive_share"].tolist()[1::3] == pytest.approx([1 / 3, nan, 1.0, 0.0], nan_ok=True)
+    assert found["exclusive_share"].tolist()[2::3] == pytest.approx([1 / 11, nan, 1.0, 0.0], nan_ok=True)
+    # Each column speaks of one member: no ranking lists another one for it.
+    for name, silent in (("base_to_shared", (0, 2)), ("tuned_to_shared", (0, 1)), ("exclusive_share", (0,))):
+        assert all(found[name][member::3].isnan().all() for member in silent), name
 
 
 @pytest.mark.parametrize("kind", ["delta", "both", "tuned", "base"])
@@ -247,3 +250,67 @@ def test_the_order_is_that_of_the_column_asked_for_with_the_undefined_last() -> 
 def test_columns_fit_into_a_diff() -> None:
     for kind in ("delta", "both", "tuned", "base"):
         latents.with_latents(dictionary_of(kind), held_out(), "energy").check(D, 3, 10)
+
+
+def test_each_nu_is_the_ratio_of_its_betas_and_the_mirrored_one_is_the_other_way_round() -> None:
+    columns = latent_scaling(dictionary_of("both"), held_out())
+    for target in ("activation", "reconstruction", "error"):
+        for suffix, over, under in (("", "base", "tuned"), ("_mirrored", "tuned", "base")):
+            nu = columns[f"nu_{target}{suffix}"]
+            told = ~nu.isnan()
+            wanted = columns[f"beta_{target}_{over}{suffix}"] / columns[f"beta_{target}_{under}{suffix}"]
+            assert told.any()
+            torch.testing.assert_close(nu[told], wanted[told], rtol=1e-4, atol=1e-5)
+
+
+def test_one_beta_that_is_no_noise_defines_the_ratio() -> None:
+    def beta(value: float, error: float) -> Beta:
+        return Beta(torch.tensor([value], dtype=torch.float64), torch.tensor([error], dtype=torch.float64))
+
+    assert float(_ratio(beta(0.1, 1.0), beta(2.0, 0.1))) == pytest.approx(0.05)
+    assert float(_ratio(beta(2.0, 0.1), beta(0.1, 1.0))) == pytest.approx(20)
+    assert _ratio(beta(0.1, 1.0), beta(0.1, 1.0)).isnan().all()
+    assert _ratio(beta(2.0, 0.1), beta(0.0, 1.0)).isnan().all()  # and never infinite
+
+
+def test_a_latent_that_fires_in_a_few_rows_has_no_beta() -> None:
+    """One firing fits itself exactly: its standard error would be zero."""
+    draw = torch.Generator().manual_seed(0)
+    h_b, h_t = 0.01 * torch.randn(300, 4, generator=draw), 0.01 * torch.randn(300, 4, generator=draw)
+    diff = replace(one_latent(h_b, h_t, h_t), encoder_bias=torch.tensor([-0.5]))
+    for firings, told in ((1, False), (9, False), (10, True)):
+        h_t[:firings, 0] = 1.0
+        columns = latent_scaling(diff, rows(h_b, h_t - h_b))
+        assert bool(columns["nu_activation"].isnan().any()) != told, firings
+
+
+def test_the_standard_error_of_a_reconstructions_beta_is_its_own() -> None:
+    diff, data = dictionary_of("both"), held_out()
+    assert diff.decoder_tuned is not None and diff.bias_tuned is not None
+    h_b, delta = (x.double() for x in data.load())
+    f = own_activities(diff, h_b, h_b + delta)
+    d = diff.decoder_tuned.double()
+    u = (f @ d + diff.bias_tuned.double()) @ (d / d.pow(2).sum(dim=1, keepdim=True)).T
+    beta = (f * u).sum(0) / f.pow(2).sum(0)
+    wanted = (f.pow(2) * (u - beta * f).pow(2)).sum(0).sqrt() / f.pow(2).sum(0)
+    found = _sums(diff, data, diff.decoder_tuned)["tuned"]["reconstruction"].error
+    told = ~found.isnan()
+    torch.testing.assert_close(found[told], wanted[told], rtol=1e-2, atol=1e-6)
+
+
+def test_specific_is_the_sum_of_both_ranks_for_every_latent() -> None:
+    columns = latents.latent_columns(dictionary_of("both"), held_out())
+    sizes = [columns["nu_error"].abs(), columns["nu_reconstruction"].abs()]
+    for j in (~columns["specific"].isnan()).nonzero().flatten().tolist():
+        assert float(columns["specific"][j]) == -sum(int((size < size[j]).sum()) for size in sizes)
+
+
+def test_where_the_difference_alone_is_identified_nothing_is_said_of_one_models_decoder() -> None:
+    diff = dictionary_of("both")
+    unknown = torch.full((N,), float("nan"))
+    columns = latents.latent_columns(
+        replace(diff, columns={"norm_share": unknown, "relative_norm": unknown}), held_out()
+    )
+    assert not [name for name in columns if name.startswith(("nu_", "beta_", "specific"))]
+    assert columns["base_norm"].isnan().all()
+    assert not columns["energy"].isnan().any()

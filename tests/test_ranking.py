@@ -19,7 +19,7 @@ from diffbench import latent_table
 from diffbench.dictionary import difference_decoder
 from diffbench.diff import MAX_COLUMNS, DictionaryDiff, falling
 from diffbench.diff_file import load_diff, save_diff, save_header
-from diffbench.errors import DiffError, RecordError
+from diffbench.errors import DiffError, OptionError, RecordError
 from diffbench.findings import MOST_FINDINGS
 from diffbench.latent_row import PATTERNS, LatentRow, meaning
 from diffbench.latent_table import numeric_columns, read_latents, top_latents, write_latents
@@ -75,7 +75,9 @@ def test_undefined_latents_are_no_findings(lens: Lens) -> None:
 def test_what_cannot_be_ranked_says_what_can(lens: Lens) -> None:
     diff = with_columns(dictionary_diff("delta"), b=[1.0] * 24, a=[2.0] * 24, none=[NAN] * 24)
     assert rankings(diff) == ["a", "b"] and rankings(one_of_each()["direction"]) == []
-    with pytest.raises(NoRanking, match=r"^there is no ranking 'c'; rankings: a, b$"):
+    with pytest.raises(NoRanking, match=r"^there is no ranking 'nu_error'; rankings: a, b$"):
+        ranked(diff, "nu_error", lens)
+    with pytest.raises(OptionError, match=r"^there is no ranking 'c' for any dictionary; rankings: a, b$"):
         ranked(diff, "c", lens)
     with pytest.raises(NoRanking, match=r"^the ranking 'none' is undefined for every latent; rankings: a, b$"):
         ranked(diff, "none", lens)
@@ -83,7 +85,7 @@ def test_what_cannot_be_ranked_says_what_can(lens: Lens) -> None:
         ranked(one_of_each()["weight"], "a", lens)
     many = with_columns(dictionary_diff("delta"), **{f"column_{i:03}": [1.0] * 24 for i in range(200)})
     with pytest.raises(NoRanking, match="and 160 more") as caught:
-        ranked(many, "c", lens)
+        ranked(many, "nu_error", lens)
     assert len(str(caught.value)) < 1000
 
 

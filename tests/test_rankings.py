@@ -88,7 +88,7 @@ def test_every_row_has_the_order_and_the_findings_of_its_column(recipe: Path, tm
 
 
 NOT_THERE = {
-    "ranked@nowhere": "there is no ranking 'nowhere'; rankings: falling, partly, rising",
+    "ranked@nu_error": "there is no ranking 'nu_error'; rankings: falling, partly, rising",
     "ranked@undefined": "the ranking 'undefined' is undefined for every latent; rankings: falling, partly, rising",
     "mean-difference@energy": "a direction diff has no latents to rank by 'energy'; rankings: none",
 }
@@ -101,6 +101,8 @@ def test_a_ranking_that_is_not_there_is_not_applicable_and_says_what_is(
     assert {row: (r.status, r.reason) for row, r in found.items() if row in NOT_THERE} == {
         row: ("not_applicable", reason) for row, reason in NOT_THERE.items()
     }
+    [misspelt] = run(tmp_path / "typo", recipe, "ranked@nowhere").records
+    assert misspelt.status == "error" and "there is no ranking 'nowhere' for any dictionary" in str(misspelt.reason)
     assert found["ranked@rising"].status == "ok" and sorted(started) == ["mean-difference", "ranked"]
     assert all(found[row].hashes.diff is None for row in NOT_THERE)
     assert len(list((tmp_path / "run").glob("cells/*/diff"))) == 1

@@ -25,8 +25,9 @@ from engine_factory import rows
 from torch import Tensor
 
 from diffbench import dictionary, training
+from diffbench.activations import Activations
 from diffbench.codes import SparseCode
-from diffbench.decoders import row_norms
+from diffbench.decoders import norm_share, relative_norm, row_norms
 from diffbench.design import L1, Design, TopK
 from diffbench.diff import DictionaryDiff
 from diffbench.errors import OptionError
@@ -415,3 +416,81 @@ def test_entries_of_a_code_are_what_was_selected() -> None:
     code, smallest = made.selection.select(x @ made.encoder.T, made.encoder_bias, weight)
     assert code.count() == K * ROWS and smallest is not None
     assert int((entries(code, LATENTS) * weight >= smallest * (1 - 1e-6)).sum()) == K * ROWS
+
+
+def test_relative_norms_by_hand() -> None:
+    decoder = torch.tensor([[0.0, 0, 3, 4], [3, 4, 0, 0], [1, 0, 0, 1], [1, 0, 0, 2]])
+    assert relative_norm(decoder).tolist() == pytest.approx([1.0, 0.0, 0.5, 0.75])
+    assert norm_share(decoder).tolist() == pytest.approx([1.0, 0.0, 0.5, 2 / 3])
+
+
+def test_relative_norms_are_those_of_the_training_space_and_the_raw_ones_of_raw_decoders() -> None:
+    h_b, delta = planted(2048, 0)
+    diff = train(TARGETS["both"], data=(h_b, 9 * h_b + delta), tokens=8192)  # h_t = 10 h_b: equal trained norms
+    assert diff.decoder_base is not None and diff.decoder_tuned is not None
+    b, t = diff.decoder_base.norm(dim=1), diff.decoder_tuned.norm(dim=1)
+    raw = 0.5 * ((t - b) / torch.maximum(t, b) + 1)
+    torch.testing.assert_close(diff.columns["relative_norm_raw"], raw)
+    assert float(raw.median()) > 0.9
+    for name in ("relative_norm", "norm_share"):
+        assert float((diff.columns[name] - 0.5).abs().median()) < 0.1, name
+    trained = relative_norm(torch.cat([10 * diff.decoder_base, diff.decoder_tuned], dim=1))  # the scales are 10 : 1
+    torch.testing.assert_close(diff.columns["relative_norm"], trained, atol=2e-3, rtol=0)
+
+
+def test_a_latent_without_a_decoder_has_no_relative_norm_and_never_fires() -> None:
+    nothing = torch.zeros(1, 4)
+    assert relative_norm(nothing).isnan().all() and norm_share(nothing).isnan().all()
+    made = trainer(DESIGNS["crosscoder"], dead=False)
+    made.decoders.parameters[0][3] = 0.0
+    made.theta = 0.0
+    stored = rows(torch.randn(400, WIDTH), torch.randn(400, WIDTH))
+    diff = training._fold(made, Scaling.fit(stored, "both"), 0, 0.0)
+    diff.check(WIDTH, 3, 10)
+    h_b, delta = stored.load()
+    assert not (dictionary.encode(diff, h_b, h_b + delta)[:, 3] > 0).any()
+
+
+def test_theta_is_a_running_mean_with_its_horizon() -> None:
+    made = trainer(DESIGNS["diff-sae"], steps=0, dead=False)
+    made._horizon = 10
+    code, _ = made.selection.select(torch.randn(ROWS, LATENTS), made.encoder_bias, torch.ones(LATENTS))
+    for smallest in (1.0, 2.0, 2.0):
+        made._remember(code, smallest, ROWS)
+    assert made.theta == pytest.approx(1.19)
+
+
+def test_rise_and_fall_of_the_step_size_multiply() -> None:
+    options = EitherOptions(k=K, batch=ROWS, lr=0.5, warm_up=50)
+    made = Trainer(DESIGNS["diff-sae"], options, width=WIDTH, n=LATENTS, steps=20, seed=0)
+    made._done = 18
+    made.step(batches(1, 1)[0])
+    assert made._optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 19 / 50 * 0.5)
+
+
+def test_the_order_of_rows_follows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    plain = Activations.batches
+    monkeypatch.setattr(Activations, "batches", lambda own, size, seed: seen.append(seed) or plain(own, size, seed))
+    for seed in (1, 2):
+        train(TARGETS["delta"], n=1024, tokens=1024, seed=seed)
+    assert seen[0] != seen[1]
+
+
+def test_scales_are_those_of_all_training_rows() -> None:
+    h_b, delta = planted(2048, 0)
+    delta[1024:] *= 50
+    power = Scaling.fit(rows(h_b, delta), "delta").scale[0] ** -2
+    assert float(power) == pytest.approx(float((delta - delta.mean(dim=0)).pow(2).mean()), rel=1e-2)
+
+
+def test_prefixes_of_tied_crosscoders_cut_no_triple() -> None:
+    design = Design(target="both", sparsity=top_k(matryoshka=3), tying="triples")
+    assert design.bounds(126) == (30, 63, 126) and design.bounds(510) == (126, 255, 510)
+
+
+def test_relative_norms_of_a_triple_stand_on_its_shared_latent() -> None:
+    diff = train(Design(target="both", sparsity=L1(1.0, 0.2), tying="triples"), n=1024, tokens=2048)
+    for name in ("relative_norm", "norm_share", "relative_norm_raw"):
+        column = diff.columns[name].view(-1, 3)
+        assert not column[:, 0].isnan().any() and column[:, 1:].isnan().all(), name
