@@ -20,7 +20,7 @@ from pydantic import Field
 from diffbench.base import Progress
 from diffbench.controls import principal_directions, random_dictionary
 from diffbench.diff import DictionaryDiff, Diff, DiffBase
-from diffbench.errors import PluginError, UnknownName
+from diffbench.errors import OptionError, PluginError, UnknownName
 from diffbench.grid import split_row
 from diffbench.interval import mean_interval
 from diffbench.line import error_line, one_line
@@ -230,7 +230,7 @@ def _scored(row: PlantedRow, planted: Planted, diff: Diff, ranking: str | None) 
     if ranking is not None:
         try:
             diff = ranked(diff, ranking, feature_lens(planted.features))
-        except NoRanking as why:
+        except (NoRanking, OptionError) as why:
             return row.model_copy(update={"status": "not_applicable", "reason": one_line(why)})
     score = score_diff(planted, diff)
     if score is None:

@@ -101,12 +101,15 @@ def test_a_ranking_that_is_not_there_is_not_applicable_and_says_what_is(
     assert {row: (r.status, r.reason) for row, r in found.items() if row in NOT_THERE} == {
         row: ("not_applicable", reason) for row, reason in NOT_THERE.items()
     }
-    [misspelt] = run(tmp_path / "typo", recipe, "ranked@nowhere").records
-    assert misspelt.status == "error" and "there is no ranking 'nowhere' for any dictionary" in str(misspelt.reason)
     assert found["ranked@rising"].status == "ok" and sorted(started) == ["mean-difference", "ranked"]
     assert all(found[row].hashes.diff is None for row in NOT_THERE)
     assert len(list((tmp_path / "run").glob("cells/*/diff"))) == 1
     assert run(tmp_path / "run", recipe, "ranked@rising", *NOT_THERE).reused == 4
+
+
+def test_a_ranking_that_no_dictionary_has_is_an_error(recipe: Path, tmp_path: Path) -> None:
+    [misspelt] = run(tmp_path / "run", recipe, "ranked@nowhere").records
+    assert misspelt.status == "error" and "there is no ranking 'nowhere' for any dictionary" in str(misspelt.reason)
 
 
 @pytest.mark.parametrize(
