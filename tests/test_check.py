@@ -57,7 +57,7 @@ class Unsorted(Good):
 
 class TooMany(Good):
     def directions(self, d):
-        return torch.eye(d).repeat(40, 1)
+        return torch.eye(d).repeat(80, 1)
 
 
 class Undeclared(Good):
@@ -146,7 +146,7 @@ def test_a_good_method_passes_every_point(bench: Bench) -> None:
     [
         ("Random", {"seed"}, "different Diffs"),
         ("Unsorted", {"order"}, "falling score"),
-        ("TooMany", {"budget"}, "1280 components"),
+        ("TooMany", {"budget"}, "2560 components"),
         ("Undeclared", {"runs", "access"}, "activations"),
         ("Crashing", {"runs"}, "ZeroDivisionError"),
         ("Exiting", {"runs"}, ""),
