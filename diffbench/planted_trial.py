@@ -230,8 +230,10 @@ def _scored(row: PlantedRow, planted: Planted, diff: Diff, ranking: str | None) 
     if ranking is not None:
         try:
             diff = ranked(diff, ranking, feature_lens(planted.features))
-        except (NoRanking, OptionError) as why:
+        except NoRanking as why:
             return row.model_copy(update={"status": "not_applicable", "reason": one_line(why)})
+        except OptionError as why:
+            return row.model_copy(update={"status": "error", "reason": one_line(why)})
     score = score_diff(planted, diff)
     if score is None:
         reason = f"a {diff.kind} diff has no components in the residual stream"
