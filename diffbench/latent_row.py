@@ -39,7 +39,10 @@ class LatentRow(Schema):
     specific: float | None = Field(None, description="minus the summed ranks of |nu_error| and |nu_reconstruction|")
     base_to_shared: float | None = Field(None, description="of a tied triple: how often base fires per shared")
     tuned_to_shared: float | None = Field(None, description="of a tied triple: how often tuned fires per shared")
-    exclusive_share: float | None = Field(None, description="of a tied triple: share of firings that are not shared")
+    exclusive_share: float | None = Field(
+        None,
+        description="of a tied triple's base or tuned latent: its firings as a share of its and the shared latent's",
+    )
     tokens_up: Words = Field(description="tokens that the difference of the decoders promotes, strongest first")
     tokens_down: Words = Field(description="tokens that it suppresses, strongest first")
     tokens_up_tuned: Words = Field((), description="the same of the tuned decoder alone; where there are two decoders")

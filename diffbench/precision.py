@@ -17,16 +17,21 @@ CONSTANT = 1e-12
 """Variance relative to the mean square under which rows are called constant: float32 rounding stays below it."""
 
 
-@lru_cache(maxsize=4)
 def use_fast_matmul(device: str = "cpu") -> str:
     """Switch this process to the fastest float32 matmul that is exact enough, and return PyTorch's name for it.
 
     The setting holds for all devices: call it with the one that computes.
     """
+    precision = _fastest(device)
+    torch.set_float32_matmul_precision(precision)  # also where another device was asked for in between
+    return precision
+
+
+@lru_cache(maxsize=4)
+def _fastest(device: str) -> str:
     for precision in ("medium", "high"):
         if matmul_error(precision, device) <= MOST_ERROR:
             return precision
-    torch.set_float32_matmul_precision("highest")
     return "highest"
 
 

@@ -13,9 +13,9 @@ from diffbench import precision
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    precision.use_fast_matmul.cache_clear()
+    precision._fastest.cache_clear()
     yield
-    precision.use_fast_matmul.cache_clear()
+    precision._fastest.cache_clear()
     torch.set_float32_matmul_precision(before)
 
 
@@ -35,6 +35,8 @@ def test_a_setting_that_rounds_is_not_used(
         return errors[setting]
 
     monkeypatch.setattr(precision, "matmul_error", measured)
+    assert precision.use_fast_matmul() == chosen == torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if chosen != "high" else "medium")  # as for another device
     assert precision.use_fast_matmul() == chosen == torch.get_float32_matmul_precision()
 
 
