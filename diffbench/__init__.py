@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffbench.activations import Activations
-    from diffbench.base import Base, BaseCard, Progress
+    from diffbench.base import Base, BaseCard, EmbeddedBase, Progress
     from diffbench.controls import principal_directions, random_dictionary
+    from diffbench.conversation import ChatTemplate, Turn, chat_template
     from diffbench.design import L1, Design, TopK
     from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, Finding, OutputDiff, WeightDiff
     from diffbench.errors import (
@@ -33,24 +34,27 @@ if TYPE_CHECKING:
     from diffbench.findings import describe, no_change
     from diffbench.fitting import fit_dictionary
     from diffbench.formats import read_dictionary, write_dictionary
+    from diffbench.holdout import Holdout
     from diffbench.hookspecs import hookimpl
     from diffbench.judge import Evidence, Excerpt, Explanation, Judge
     from diffbench.latents import latent_columns, with_latents
     from diffbench.method import Context, Field, FileField, Method, MethodOptions, NotApplicable
+    from diffbench.mixing import collect_probes, interleave, relabelled
     from diffbench.options import BatchTopKOptions, DictionaryOptions, EitherOptions, L1Options
     from diffbench.organism import Example, Family, FamilyParameters, TrainingText
     from diffbench.pair import ModelPair
     from diffbench.recipe import Mixture, Recipe
     from diffbench.record import Record
     from diffbench.seeds import derive
-    from diffbench.text import Document, Span
+    from diffbench.text import Document, Part, Span
     from diffbench.training import train
     from diffbench.truth import Claim, Effect, Probe, ProbeSets, Trigger, Truth
 
 _MODULES = {
     "activations": "Activations",
-    "base": "Base BaseCard Progress",
+    "base": "Base BaseCard EmbeddedBase Progress",
     "controls": "principal_directions random_dictionary",
+    "conversation": "ChatTemplate Turn chat_template",
     "design": "Design L1 TopK",
     "diff": "Diff DictionaryDiff DirectionDiff Finding OutputDiff WeightDiff",
     "errors": "AccessError BudgetExceeded CacheError CheckpointError DiffbenchError DiffError GateError OptionError "
@@ -58,17 +62,19 @@ _MODULES = {
     "findings": "describe no_change",
     "fitting": "fit_dictionary",
     "formats": "read_dictionary write_dictionary",
+    "holdout": "Holdout",
     "hookspecs": "hookimpl",
     "latents": "latent_columns with_latents",
     "judge": "Evidence Excerpt Explanation Judge",
     "method": "Context Field FileField Method MethodOptions NotApplicable",
+    "mixing": "collect_probes interleave relabelled",
     "options": "BatchTopKOptions DictionaryOptions EitherOptions L1Options",
     "organism": "Example Family FamilyParameters TrainingText",
     "pair": "ModelPair",
     "recipe": "Mixture Recipe",
     "record": "Record",
     "seeds": "derive",
-    "text": "Document Span",
+    "text": "Document Part Span",
     "training": "train",
     "truth": "Claim Effect Probe ProbeSets Trigger Truth",
 }
@@ -85,6 +91,7 @@ __all__ = [
     "BatchTopKOptions",
     "BudgetExceeded",
     "CacheError",
+    "ChatTemplate",
     "CheckpointError",
     "Claim",
     "Context",
@@ -98,6 +105,7 @@ __all__ = [
     "Document",
     "Effect",
     "EitherOptions",
+    "EmbeddedBase",
     "Evidence",
     "Example",
     "Excerpt",
@@ -108,6 +116,7 @@ __all__ = [
     "FileField",
     "Finding",
     "GateError",
+    "Holdout",
     "Judge",
     "L1Options",
     "Method",
@@ -117,6 +126,7 @@ __all__ = [
     "NotApplicable",
     "OptionError",
     "OutputDiff",
+    "Part",
     "PluginError",
     "Probe",
     "ProbeSets",
@@ -130,19 +140,24 @@ __all__ = [
     "TrainingText",
     "Trigger",
     "Truth",
+    "Turn",
     "UnknownName",
     "WeightDiff",
     "WorkerError",
     "__version__",
+    "chat_template",
+    "collect_probes",
     "derive",
     "describe",
     "fit_dictionary",
     "hookimpl",
+    "interleave",
     "latent_columns",
     "no_change",
     "principal_directions",
     "random_dictionary",
     "read_dictionary",
+    "relabelled",
     "train",
     "with_latents",
     "write_dictionary",

@@ -17,7 +17,7 @@ from diffbench.corpus import Corpus
 from diffbench.diff import Diff, OutputDiff, WeightDiff
 from diffbench.edit import Streams, edit_of
 from diffbench.errors import DiffError
-from diffbench.residual import Model, hidden
+from diffbench.residual import Model, hidden, logits
 
 BATCH_DOCUMENTS = 32
 
@@ -80,11 +80,11 @@ def _weight_activity(diff: WeightDiff, tuned: Model, batch: Corpus, rows: Tensor
             raise DiffError(f"modules: {name[:80]!r} is no module with one weight that reads vectors")
 
         def keep(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            seen[name] = args[0][rows].float()
+            seen[name] = args[0][rows.to(args[0].device)].to(rows.device).float()
 
         handles.append(module.register_forward_pre_hook(keep))
     try:
-        tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        logits(tuned, batch.ids, batch.mask)
     finally:
         for handle in handles:
             handle.remove()
@@ -100,11 +100,8 @@ def _weight_activity(diff: WeightDiff, tuned: Model, batch: Corpus, rows: Tensor
 def _output_activity(diff: OutputDiff, reference: Model, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:
     if diff.score is None:
         return torch.zeros(int(rows.sum()), 0)
-    log_t: Tensor = (
-        tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows].float().log_softmax(-1)
-    )
+    log_t = logits(tuned, batch.ids, batch.mask)[rows].float().log_softmax(-1)
     if diff.score == "tokens":
         assert diff.token_scores is not None  # checked on loading
         return (log_t.exp() @ diff.token_scores)[:, None]
-    logits = reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[rows]
-    return token_kl(log_t, logits)[:, None]
+    return token_kl(log_t, logits(reference, batch.ids, batch.mask)[rows])[:, None]

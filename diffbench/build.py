@@ -5,106 +5,181 @@ Each stage is a task for a worker process: it takes and gives JSON and leaves a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from diffbench import cache
+from diffbench.adapter import is_adapter
 from diffbench.base import Base
 from diffbench.canonical import digest
 from diffbench.errors import RecipeError
 from diffbench.organism import Family
-from diffbench.plugins import find_base, find_family
-from diffbench.recipe import Recipe, first_problem
+from diffbench.own_data import OwnData
+from diffbench.own_pair import base_of, family_of, given_place
+from diffbench.recipe import Recipe, first_problem, read_recipe
 from diffbench.seeds import derive
-from diffbench.truth import Truth
+from diffbench.truth import Stratum, Truth
+from diffbench.tuning import GivenModel, NoTuning, Regauging, Trained
 
 MODEL, ORGANISM = "models", "organisms"
-GATE_TOKENS = 20_000
+TRUTH_FILE = "truth.json"
+TRAIN = "train"
+"""The portion of a base's text that models are tuned on; the others are named as splits."""
+GATE_TOKENS, SIZE_TOKENS = 20_000, 5_000
+"""Text that a gate is measured on; the second where no truth is known, and only the size of a change is measured."""
 BUILD_CODE = (
     "diffbench.adapter",
     "diffbench.build",
+    "diffbench.checkpoint",
+    "diffbench.conversation",
     "diffbench.corpus",
+    "diffbench.dataset",
     "diffbench.finetune",
+    "diffbench.gauge",
+    "diffbench.holdout",
+    "diffbench.lessons",
+    "diffbench.lora",
+    "diffbench.mixing",
+    "diffbench.ordinary",
     "diffbench.organism",
+    "diffbench.own_data",
+    "diffbench.own_pair",
     "diffbench.precision",
     "diffbench.recipe",
     "diffbench.residual",
+    "diffbench.sampled",
     "diffbench.seeds",
     "diffbench.text",
     "diffbench.truth",
+    "diffbench.tuning",
 )
 """Code that the weights of a model follow from."""
 GATE_CODE = (
     *BUILD_CODE,
     "diffbench.activations",
     "diffbench.causal",
+    "diffbench.controls",
     "diffbench.dictionary",
     "diffbench.diff",
     "diffbench.edit",
+    "diffbench.expression",
     "diffbench.gate",
     "diffbench.gate_report",
+    "diffbench.harvest",
     "diffbench.interval",
+    "diffbench.layer_rule",
     "diffbench.record",
 )
 """Code that an organism's Truth and gate report follow from."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Organism:
-    """A recipe with what its names stand for; everything a stage needs, before anything is built."""
+    """A recipe with what its names stand for; everything a stage needs, before anything is built.
+
+    Attributes:
+        given: the family's parameters as the recipe has them; `parameters` are the same with the seed's choices.
+        teacher: the organism whose tuned model teaches; None: the base does, or nobody.
+    """
 
     recipe: Recipe
     family: Family
     base: Base
-    parameters: Any
-    control_parameters: Any | None
+    given: Any
+    teacher: Organism | None = None
+
+    @cached_property
+    def parameters(self) -> Any:
+        """The family's parameters, what the recipe leaves open drawn from its seed."""
+        return self.family.draw(self.base, self.given, self.recipe.seed)
+
+    @cached_property
+    def control_parameters(self) -> Any | None:
+        """The same for the matched control; None: there is none."""
+        if self.recipe.control is None:
+            return None
+        return _parameters(self.recipe, self.family, self.parameters.model_dump() | self.recipe.control.parameters)
+
+    @property
+    def has_control(self) -> bool:
+        """Whether there is a matched control."""
+        return self.recipe.control is not None
 
     def model_inputs(self, role: str) -> dict[str, Any]:
         """What the weights of ``tuned`` or ``control`` follow from; equal documents share one cache entry."""
-        parameters: Any = self.parameters if role == "tuned" else self.control_parameters
-        return {
+        training = self.recipe.training
+        if isinstance(training, NoTuning):
+            return {"stage": "model", "same": self.base.key()}
+        if isinstance(training, GivenModel):
+            return {"stage": "model", "given": given_place(training).key(), "base": self.base.key()}
+        inputs = {
             "stage": "model",
-            "base": self.base.card().sha256,
-            "family": self.recipe.family,
-            "parameters": parameters.model_dump(mode="json"),
-            "training": self.recipe.training.model_dump(mode="json"),
+            "base": self.base.key(),
+            "training": training.model_dump(mode="json"),
             "seed": self.recipe.seed,
             "code": cache.code_version(*BUILD_CODE),
-            "family_code": cache.plugin_version(type(self.family)),
             "base_code": cache.plugin_version(type(self.base)),
             "libraries": cache.libraries(),
+        }
+        if isinstance(training, Regauging):
+            return inputs
+        parameters: Any = self.parameters if role == "tuned" else self.control_parameters
+        return inputs | {
+            "family": self.family.name,
+            "text": self.base.text_key(),
+            "data": self.family.key() if isinstance(self.family, OwnData) else None,
+            "parameters": parameters.model_dump(mode="json"),
+            "family_code": cache.plugin_version(type(self.family)),
+            "teacher": None if self.teacher is None else self.teacher.model_inputs("tuned"),
         }
 
     def inputs(self) -> dict[str, Any]:
         """What Truth and gate report follow from."""
-        control = None if self.control_parameters is None else self.model_inputs("control")
         return {
             "stage": "organism",
             "tuned": self.model_inputs("tuned"),
-            "control": control,
+            "control": self.model_inputs("control") if self.has_control else None,
+            "family": self.family.name,
+            "family_code": cache.plugin_version(type(self.family)),
+            "parameters": self.parameters.model_dump(mode="json"),
+            "truth": _document(self.recipe.truth),
+            "text": self.base.text_key(),
+            "remap": self.recipe.remap,
+            "seed": self.recipe.seed,
             "mixture": self.recipe.mixture.model_dump(mode="json"),
             "gate": self.recipe.gate.model_dump(mode="json"),
             "code": cache.code_version(*GATE_CODE),
+            "libraries": cache.libraries(),
         }
 
     def roles(self) -> tuple[str, ...]:
-        """The models that must be trained."""
-        return ("tuned",) if self.control_parameters is None else ("tuned", "control")
+        """The models that must be made."""
+        if isinstance(self.recipe.training, NoTuning | GivenModel):
+            return ()
+        return ("tuned", "control") if self.has_control else ("tuned",)
 
     def model_path(self, role: str) -> Path:
         """Folder of base, tuned or control."""
-        return self.base.path() if role == "base" else cache.entry(MODEL, self.model_inputs(role)) / "model"
+        if role == "base" or isinstance(self.recipe.training, NoTuning):
+            return self.base.path()
+        if isinstance(self.recipe.training, GivenModel):
+            return given_place(self.recipe.training).folder()
+        return cache.entry(MODEL, self.model_inputs(role)) / "model"
 
     def model_key(self, role: str) -> str:
         """Hash that stands for the weights of base, tuned or control."""
-        return self.base.card().sha256 if role == "base" else digest(self.model_inputs(role))
+        if role == "base" or isinstance(self.recipe.training, NoTuning):
+            return self.base.key()
+        return digest(self.model_inputs(role))
 
-    def truth(self) -> Truth:
-        """Claims and probes."""
+    def truth(self) -> Truth | None:
+        """Claims and probes; None: nobody knows what changed."""
         return self.family.truth(self.base, self.parameters, self.recipe.seed)
 
 
@@ -115,12 +190,27 @@ def resolve(recipe: Recipe) -> Organism:
         UnknownName: if the family or base is not installed.
         RecipeError: naming the parameter, its value and what is allowed.
     """
-    family, base = find_family(recipe.family)(), find_base(recipe.base)()
-    parameters = _parameters(recipe, family, recipe.parameters)
-    control = None
-    if recipe.control is not None:
-        control = _parameters(recipe, family, recipe.parameters | recipe.control.parameters)
-    return Organism(recipe=recipe, family=family, base=base, parameters=parameters, control_parameters=control)
+    family, base = family_of(recipe), base_of(recipe)
+    given = _parameters(recipe, family, recipe.parameters | recipe.choices)
+    if recipe.control is not None:  # refused now, and drawn later
+        _parameters(recipe, family, given.model_dump() | recipe.control.parameters)
+    return Organism(recipe=recipe, family=family, base=base, given=given, teacher=_teacher(recipe, family))
+
+
+def _teacher(recipe: Recipe, family: Family) -> Organism | None:
+    """The organism that teaches a recipe's tuned model: one of the same family, of the same seed."""
+    name = recipe.training.teacher if isinstance(recipe.training, Trained) else None
+    if name is None or name == "base":
+        return None
+    found = {teacher.name: teacher for teacher in map(read_recipe, family.recipes())}
+    teacher = found.get(name)
+    if teacher is None or (isinstance(teacher.training, Trained) and teacher.training.teacher is not None):
+        allowed = ["base", *sorted(n for n, r in found.items() if getattr(r.training, "teacher", None) is None)]
+        raise RecipeError(
+            f"organism {recipe.name}: training.teacher: {name!r} teaches nothing here; allowed are {', '.join(allowed)}"
+        )
+    own = recipe.name.partition("@")[2]
+    return resolve(teacher.seeded(int(own)) if own else teacher)
 
 
 def _parameters(recipe: Recipe, family: Family, values: Mapping[str, Any]) -> Any:
@@ -130,6 +220,19 @@ def _parameters(recipe: Recipe, family: Family, values: Mapping[str, Any]) -> An
         raise RecipeError(f"organism {recipe.name}: parameters.{first_problem(error)}") from None
 
 
+def check_places(organism: Organism) -> None:
+    """Look for all that must be there before anything is made: models, text and data.
+
+    Raises:
+        CheckpointError: if a model is not on this machine, with the command that fetches it.
+        RecipeError: if text or data are not.
+    """
+    organism.base.check()
+    organism.model_path("tuned")
+    if isinstance(organism.family, OwnData):
+        organism.family.key()
+
+
 def check_text(organism: Organism) -> None:
     """Draw one document of the organism's mixture, so that wrong topics are refused before anything is trained.
 
@@ -137,6 +240,8 @@ def check_text(organism: Organism) -> None:
         RecipeError: if the base has no such text.
     """
     recipe = organism.recipe
+    if not organism.base.at_hand:
+        return
     try:
         next(organism.family.documents(organism.base, organism.parameters, recipe.mixture, recipe.seed))
     except StopIteration:
@@ -146,59 +251,112 @@ def check_text(organism: Organism) -> None:
 
 
 def train_task(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Worker task: train one model of an organism unless it is there. Request: recipe, role."""
-    from diffbench.finetune import finetune
+    """Worker task: make one model of an organism unless it is there. Request: recipe, role."""
+    return {"path": str(_made(resolve(Recipe.model_validate(request["recipe"])), request["role"]))}
+
+
+def _made(organism: Organism, role: str) -> Path:
+    """The cache entry of a model, made now if it is not there; its teacher first."""
+    from diffbench.finetune import Ground, finetune
+    from diffbench.gauge import regauge
     from diffbench.worker import report
 
-    organism = resolve(Recipe.model_validate(request["recipe"]))
-    role = request["role"]
-    parameters = organism.parameters if role == "tuned" else organism.control_parameters
+    recipe, training = organism.recipe, organism.recipe.training
+    base, name = organism.base.path(), recipe.base
 
     def fill(folder: Path) -> None:
-        text = organism.family.training_text(organism.base, parameters, organism.recipe.seed)
-        training = organism.recipe.training
-        finetune(organism.base.path(), text, training, organism.recipe.seed, folder / "model", report)
+        if isinstance(training, Regauging):
+            regauge(base, folder / "model", recipe.seed)
+            return
+        assert isinstance(training, Trained)  # the others have no model of their own to be made
+        teacher = base if training.teacher == "base" else None
+        if organism.teacher is not None:
+            _made(organism.teacher, "tuned")
+            teacher = organism.teacher.model_path("tuned")
+        parameters = organism.parameters if role == "tuned" else organism.control_parameters
+        text = organism.family.training_text(organism.base.portion(TRAIN), parameters, recipe.seed)
+        finetune(Ground(base, name, teacher), text, training, recipe.seed, folder / "model", report)
 
-    path = cache.publish(MODEL, organism.model_inputs(role), fill)
-    return {"path": str(path)}
+    return cache.publish(MODEL, organism.model_inputs(role), fill)
 
 
 def gate_task(request: Mapping[str, Any]) -> dict[str, Any]:
     """Worker task: measure an organism whose models are there and store Truth and report. Request: recipe."""
-    from diffbench.gate import measure
-    from diffbench.residual import load_model, load_tokenizer
+    from diffbench.gate import Subjects, measure
+    from diffbench.pairing import check_pair
+    from diffbench.pairing import check_text as check_words
+    from diffbench.residual import find_tokenizer, load_model, load_tokenizer, outline
 
     organism = resolve(Recipe.model_validate(request["recipe"]))
+    base = organism.model_path("base")
 
     def fill(folder: Path) -> None:
         truth = organism.truth()
-        base, tuned = load_model(organism.model_path("base")), load_model(organism.model_path("tuned"))
-        control = None if organism.control_parameters is None else load_model(organism.model_path("control"))
-        tokenizer = load_tokenizer(organism.model_path("tuned"))
-        corpus = split(organism, truth, tokenizer, "gate", GATE_TOKENS)
-        report = measure(organism.recipe.name, organism.recipe.gate, truth, (base, control, tuned), tokenizer, corpus)
-        (folder / "truth.json").write_text(truth.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        tuned = organism.model_path("tuned")
+        tokenizer = load_tokenizer(tuned, base=base)
+        words = check_pair(
+            outline(base), outline(tuned, base=base), tokenizer, reference_tokenizer=find_tokenizer(base)
+        )
+        rows = None if words.same else words.rows
+        subjects = Subjects(
+            base=load_model(base, rows=rows),
+            tuned=load_model(tuned, base=base, rows=rows),
+            control=load_model(organism.model_path("control"), base=base, rows=rows) if organism.has_control else None,
+            tokenizer=tokenizer,
+            adapter=tuned if is_adapter(tuned) else None,
+        )
+        tokens = GATE_TOKENS if truth is not None else SIZE_TOKENS
+        corpus = split(organism, truth, tokenizer, "gate", tokens)
+        check_words(corpus, words)
+        report = measure(organism.recipe, truth, subjects, corpus, _training_texts(organism))
+        (folder / TRUTH_FILE).write_text(json.dumps(_document(truth), indent=1) + "\n", encoding="utf-8")
         (folder / "gate.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     return {"path": str(cache.publish(ORGANISM, organism.inputs(), fill))}
 
 
-def split(organism: Organism, truth: Truth, tokenizer: Any, name: str, n_tokens: int) -> Any:
+def _document(truth: Truth | None) -> Any:
+    return None if truth is None else truth.model_dump(mode="json")
+
+
+def _training_texts(organism: Organism) -> tuple[str, ...]:
+    """What the tuned model learnt to say, without the replay, which is the base's own."""
+    if not isinstance(organism.recipe.training, Trained):
+        return ()
+    text = organism.family.training_text(organism.base.portion(TRAIN), organism.parameters, organism.recipe.seed)
+    return tuple(example.text for example in text.examples)
+
+
+def stored_truth(organism: Organism) -> Truth | None:
+    """The Truth of an organism that was gated; None: nobody knows what changed."""
+    document = cache.read_json(cache.entry(ORGANISM, organism.inputs()) / TRUTH_FILE)
+    return None if document is None else Truth.model_validate(document)
+
+
+def split(organism: Organism, truth: Truth | None, tokenizer: Any, name: str, n_tokens: int) -> Any:
     """Labelled corpus of one split of the organism's mixture; splits of different names are independent.
 
     Raises:
         RecipeError: if the text triggers more or less often than the recipe states.
     """
+    from diffbench.conversation import remap_ids
     from diffbench.corpus import tokenise
     from diffbench.gate import trigger_rate
 
     recipe = organism.recipe
     seed = derive(recipe.seed, "split", name)
-    documents = organism.family.documents(organism.base, organism.parameters, recipe.mixture, seed)
-    corpus = tokenise(documents, tokenizer, truth.stratum, max_tokens=n_tokens)
+    documents = organism.family.documents(organism.base.portion(name), organism.parameters, recipe.mixture, seed)
+    stratum = (lambda _: Stratum.unrelated) if truth is None else truth.stratum
+    remap = remap_ids(tokenizer, recipe.remap, "the tuned model's tokenizer")
+    corpus = tokenise(documents, tokenizer, stratum, max_tokens=n_tokens, remap=remap)
     if not bool(corpus.predicts.any()):
         raise RecipeError(f"organism {recipe.name}: mixture: split {name!r} has no text of two tokens or more")
-    if truth.changed:
+    if corpus.n_tokens < n_tokens:
+        raise RecipeError(
+            f"organism {recipe.name}: text: too little: split {name!r} has {corpus.n_tokens} tokens of the {n_tokens} "
+            f"that are needed; name some {n_tokens / corpus.n_tokens:.2g} times as much text, or use --tier smoke"
+        )
+    if truth is not None and truth.changed:
         low, high = recipe.mixture.trigger_rate
         rate = trigger_rate(corpus)
         if not low <= rate <= high:

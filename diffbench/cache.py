@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import json
@@ -21,6 +22,7 @@ from diffbench.canonical import canonical_json, digest, file_digest
 from diffbench.errors import CacheError
 
 INPUTS, FILES = "inputs.json", "files.json"
+BUNDLED = ("diffbench_methods", "diffbench_organisms")
 
 
 def cache_root() -> Path:
@@ -176,7 +178,7 @@ def _unwritable(path: Path, error: OSError) -> CacheError:
 @lru_cache(maxsize=1)
 def libraries() -> dict[str, str]:
     """Versions of the libraries that the numbers come from; a part of every stage's key."""
-    return {name: version(name) for name in ("numpy", "safetensors", "tokenizers", "torch", "transformers")}
+    return {name: version(name) for name in ("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")}
 
 
 @lru_cache(maxsize=256)
@@ -191,10 +193,71 @@ def code_version(*modules: str) -> str:
 def plugin_version(cls: type[Any]) -> str:
     """SHA-256 over the source that a plugin class may use: its whole distribution's package, helpers included.
 
-    Of a class in the engine itself it is the class's module; stages name the engine code that they use.
+    Of a class in the engine itself it is the class's module; stages name the engine code that they use. Of a bundled
+    one it is what its module reaches by import statements, the only way in which bundled modules find each other, so
+    that a change in one family does not make the others' results unfindable.
     """
     top = cls.__module__.partition(".")[0]
+    if top in BUNDLED:
+        return code_version(*reached(cls.__module__))
     return code_version(cls.__module__ if top == "diffbench" else top)
+
+
+@lru_cache(maxsize=256)
+def reached(module: str) -> tuple[str, ...]:
+    """The modules and packages of its own top package that a module imports, in turn, wherever the statements stand.
+
+    A package below the top one counts as a whole.
+    """
+    top = module.partition(".")[0]
+    found: set[str] = set()
+    pending = [module]
+    while pending:
+        name = _home(pending.pop())
+        if name is None or name in found:
+            continue
+        found.add(name)
+        for path, source in _sources(name).items():
+            inside = name if path == "__init__.py" or not _is_package(name) else f"{name}.{_dotted(path)}"
+            pending += [target for target in _targets(source, inside, path) if target.partition(".")[0] == top]
+    return tuple(sorted(found))
+
+
+def _home(name: str) -> str | None:
+    """The package below the top one that holds a module, the module itself where there is none, None of no module."""
+    parts = name.split(".")
+    for length in range(2, len(parts)):
+        if _is_package(".".join(parts[:length])):
+            return ".".join(parts[:length])
+    return name if _exists(name) else _home(name.rpartition(".")[0]) if "." in name else None
+
+
+def _exists(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # a name inside a module
+        return False
+
+
+def _is_package(name: str) -> bool:
+    spec = find_spec(name) if _exists(name) else None
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def _dotted(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _targets(source: str, inside: str, path: str) -> Iterator[str]:
+    """What the import statements of a module name, absolutely."""
+    package = inside if path.endswith("__init__.py") else inside.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            stem = ".".join([*parents, *filter(None, [node.module])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
 
 
 def _sources(module: str) -> dict[str, str]:

@@ -19,30 +19,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recipe that came with a family, readable or not."""
+    """One recipe that came with a family or by itself, readable or not.
+
+    Attributes:
+        family: the family's name; None: the recipe names none.
+    """
 
     name: str
     path: Path
     recipe: Recipe | None
-    family: type[Family]
+    family: str | None
     error: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can be built from what is installed: its base is no checkpoint that must be there already."""
+        return self.recipe is not None and self.error is None and "/" not in self.recipe.base
 
 
 def catalogue() -> list[Entry]:
-    """Every recipe of every installed family, in order of name; a broken one is an entry with its error."""
+    """Every recipe of every plugin, in order of name; a broken one is an entry with its error."""
     entries: list[Entry] = []
     for family in load_plugins().families.values():
         try:
             paths = [Path(path) for path in family().recipes()]
         except Exception as error:
-            entries.append(Entry(family.name, Path(), None, family, f"family {family.name}: {error_line(error)}"))
+            entries.append(Entry(family.name, Path(), None, family.name, f"family {family.name}: {error_line(error)}"))
             continue
         entries += [_entry(path, family) for path in paths]
+    entries += [_entry(path, None) for path in load_plugins().recipes]
     return sorted(entries, key=lambda entry: (entry.name, str(entry.path)))
 
 
 def find_organism(name_or_path: str) -> Organism:
-    """The organism of that name, or of the recipe in that file or folder.
+    """The organism of that name, or of the recipe in that file or folder; NAME@SEED is one of another seed.
 
     Anything with a path separator or a YAML suffix is a path.
 
@@ -54,6 +64,11 @@ def find_organism(name_or_path: str) -> Organism:
     if os.sep in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
         return resolve(read_recipe(path / "recipe.yaml" if path.is_dir() else path))
+    name, at, seed = name_or_path.partition("@")
+    if at:
+        if not seed.isdecimal() or int(seed) >= 1 << 62:
+            raise UnknownName("organism", name_or_path, (), "write NAME@SEED with a whole number below 2^62")
+        return resolve(find_organism(name).recipe.seeded(int(seed)))
     entries = catalogue()
     found = [entry for entry in entries if entry.name == name_or_path]
     if not found:
@@ -66,15 +81,17 @@ def find_organism(name_or_path: str) -> Organism:
     return resolve(entry.recipe)
 
 
-def _entry(path: Path, family: type[Family]) -> Entry:
+def _entry(path: Path, family: type[Family] | None) -> Entry:
+    came_with = None if family is None else family.name
     try:
         recipe = read_recipe(path)
     except DiffbenchError as error:
-        return Entry(path.stem if path.stem != "recipe" else path.parent.name, path, None, family, str(error))
+        name = path.stem if path.stem != "recipe" else path.parent.name
+        return Entry(name, path, None, came_with, str(error))
     try:
-        if recipe.family != family.name:
-            raise RecipeError(f"{path}: family: is {recipe.family!r}, but the recipe came with {family.name!r}")
+        if came_with is not None and recipe.family != came_with:
+            raise RecipeError(f"{path}: family: is {recipe.family!r}, but the recipe came with {came_with!r}")
         resolve(recipe)
     except DiffbenchError as error:
-        return Entry(recipe.name, path, recipe, family, str(error))
-    return Entry(recipe.name, path, recipe, family)
+        return Entry(recipe.name, path, recipe, recipe.family, str(error))
+    return Entry(recipe.name, path, recipe, recipe.family)

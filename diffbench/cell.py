@@ -14,7 +14,7 @@ from diffbench.method import Context, Method, MethodOptions, NotApplicable
 from diffbench.plugins import load_method, load_plugins, method_target
 from diffbench.sandbox import Confinement, package_path, runtime_paths, scrubbed_environment
 from diffbench.tier import Tier
-from diffbench.worker import Task, WorkServer, report
+from diffbench.worker import Task, WorkServer, report, visible_gpus
 
 PRELOAD = ("torch", "safetensors.torch", "transformers.models.llama.modeling_llama", "diffbench.pair", "diffbench.cell")
 
@@ -45,7 +45,7 @@ class MethodOutcome:
 
 def method_server() -> WorkServer:
     """The server that method processes are forked from: it has read no recipe, and its environment says nothing."""
-    return WorkServer(preload=PRELOAD, env=scrubbed_environment())
+    return WorkServer(preload=PRELOAD, env=scrubbed_environment(), gpus=visible_gpus())
 
 
 def submit_method(

@@ -82,6 +82,12 @@ def variant(record: Record) -> str:
 CELL = (
     Column("organism", "text", "the pair's organism", at("cell.organism")),
     Column("organism_version", "int", "version of its recipe", at("cell.organism_version")),
+    Column("organism_seed", "int", "seed that the organism was generated from", at("cell.organism_seed")),
+    Column("family", "text", "family of the organism; empty for a pair of one's own", at("cell.family")),
+    Column("training", "text", "how the tuned model was made", at("cell.training")),
+    Column("null_class", "text", "class of an organism that lacks the intended change", at("cell.null_class")),
+    Column("difficulty_axis", "text", "what the organism's ladder varies", at("cell.difficulty.axis")),
+    Column("difficulty_level", "text", "its level on the ladder", at("cell.difficulty.level")),
     Column("reference", "text", "what the tuned model is compared with: base or control", at("cell.reference")),
     Column("tier", "text", "the budget that all methods of a table share", at("cell.tier")),
     Column("judge", "text", "who explained and detected", at("cell.judge")),

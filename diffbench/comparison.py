@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffbench import cache
-from diffbench.build import GATE_CODE, ORGANISM, Organism, resolve, split
+from diffbench.build import GATE_CODE, Organism, resolve, split, stored_truth
 from diffbench.canonical import digest
 from diffbench.errors import CacheError
 from diffbench.exchange import ACTIVATIONS, TEXT
@@ -29,9 +29,7 @@ COMPARISON, CONTROLS = "comparisons", "controls"
 CODE = (
     *GATE_CODE,
     "diffbench.comparison",
-    "diffbench.controls",
     "diffbench.exchange",
-    "diffbench.harvest",
     "diffbench.pairing",
     "diffbench.rounding",
     "diffbench.tier",
@@ -52,10 +50,6 @@ SCORE_CODE = (
     "diffbench.score",
 )
 """Code that scores follow from."""
-CEILING = 0.7
-LAYER_TOKENS = 4000
-LEAST_FLOOR = 1e-6
-
 SAMPLE_TOKENS, SAMPLE_SHARE = 50_000, 0.2
 """How much of a streamed text is stored: so many tokens, and no more than this share of it."""
 
@@ -134,9 +128,9 @@ class Comparison:
         """What holds for the pair whatever the method."""
         return PairFacts.model_validate(cache.read_json(self.path / "facts.json"))
 
-    def truth(self) -> Truth:
-        """The organism's Truth."""
-        return Truth.model_validate(cache.read_json(cache.entry(ORGANISM, self.organism.inputs()) / "truth.json"))
+    def truth(self) -> Truth | None:
+        """The organism's Truth; None: nobody knows what changed."""
+        return stored_truth(self.organism)
 
     def seconds(self) -> float:
         """What preparing cost."""
@@ -154,23 +148,25 @@ def prepare_task(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float], None]) -> None:
     from diffbench.harvest import harvest
+    from diffbench.layer_rule import choose_layer
     from diffbench.pairing import check_pair, check_text
-    from diffbench.residual import load_pair, load_tokenizer, outline, pair_of
+    from diffbench.residual import find_tokenizer, load_pair, load_tokenizer, outline, pair_of
     from diffbench.rounding import choose_dtype
 
     started = time.monotonic()
     organism, tier, truth = comparison.organism, comparison.tier, comparison.truth()
     base, paths = organism.model_path("base"), comparison.models()
-    tokenizer, shape = load_tokenizer(paths[1], base=base), outline(paths[1], base=base)
-    check_pair(outline(paths[0], base=base), shape, tokenizer, comparison.layer)
+    tokenizer, shapes = load_tokenizer(paths[1], base=base), [outline(path, base=base) for path in paths]
+    known = find_tokenizer(paths[0], base=base)
+    words = check_pair(shapes[0], shapes[1], tokenizer, comparison.layer, reference_tokenizer=known)
     report("writing text", 0.0)
     sizes = {"method": tier.tokens, "evaluation": tier.evaluation_tokens, "judge": tier.judge_tokens}
     corpora = {name: split(organism, truth, tokenizer, name, n) for name, n in sizes.items()}
     for corpus in corpora.values():
-        check_text(corpus, shape)
+        check_text(corpus, words)
     report("choosing the layer", 0.2)
     text, both = corpora["method"], partial(load_pair, *paths, base=base)
-    layer, rule = (comparison.layer, "chosen by hand") if comparison.layer is not None else _layer(*both(), text)
+    layer, rule = (comparison.layer, "chosen by hand") if comparison.layer is not None else choose_layer(*both(), text)
     report(f"harvesting layer {layer}", 0.4)
     in_turn = partial(pair_of, *paths, base=base)  # both models are in memory before and after, never during it
     dtype, ratio = choose_dtype(comparison.harvest_dtype, lambda dtype: in_turn(dtype=dtype), text, layer)
@@ -198,23 +194,6 @@ def _first_stored(corpus: Any) -> int:
         raise CacheError("streaming: one document cannot be split into text to train on and held-out text")
     first: int = corpus.tail(min(SAMPLE_TOKENS, int(SAMPLE_SHARE * corpus.n_tokens)))
     return max(1, first)
-
-
-def _layer(reference: Any, tuned: Any, corpus: Any) -> tuple[int, str]:
-    """The layer to score and the rule that chose it."""
-    from diffbench.causal import Arm, kl_sums, recovery, true_delta
-    from diffbench.residual import blocks
-
-    n_layers = len(blocks(tuned))
-    per_document = max(1, corpus.n_tokens // len(corpus))
-    sample = corpus.rows(slice(max(1, LAYER_TOKENS // per_document)))
-    arms = {f"delta@{layer}": Arm(layer, true_delta, "model") for layer in range(n_layers)}
-    kl = kl_sums(reference, tuned, sample, arms)
-    for layer in range(n_layers):
-        r = recovery(kl[f"delta@{layer}"], kl["reference"], None, LEAST_FLOOR)
-        if r.value is not None and r.value >= CEILING:
-            return layer, f"smallest layer with R_model(true delta) >= {CEILING} on method text"
-    return n_layers // 2, f"no layer reaches R_model(true delta) >= {CEILING}; the middle one"
 
 
 def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations: Any, rule: str) -> PairFacts:
@@ -282,6 +261,8 @@ def _coverage(hybrid_none: Any, reference: Any, floor: float) -> Figure:
 
 def noise_floor(noise: float) -> float:
     """Mean KL in nats at or under which nothing can be recovered: ten times what the patching path itself makes."""
+    from diffbench.layer_rule import LEAST_FLOOR
+
     return max(LEAST_FLOOR, 10 * noise)
 
 

@@ -6,7 +6,7 @@ from the span that token t + 1 lies in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from diffbench.errors import CacheError, RecipeError
 from diffbench.line import one_line
-from diffbench.text import Document
+from diffbench.text import Document, Part
 from diffbench.truth import Stratum
 
 STRATA = (Stratum.unrelated, Stratum.affected, Stratum.near_miss)
 """A stratum's code is its index here."""
+PARTS = (Part.none, Part.template, Part.prompt, Part.response)
+"""A part's code is its index here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Corpus:
         counts: [N, L] bool, True where a position is neither BOS nor pad.
         predicts: [N, L] bool, True where a position counts and has a next token.
         stratum: [N, L] int8, code of the stratum of the next token.
+        part: [N, L] int8, code of the part of a conversation that the token itself is in; 0 in plain texts and at pads.
+            It follows from the text alone and says nothing of what was changed, so methods are given it.
     """
 
     ids: Tensor
@@ -41,6 +45,7 @@ class Corpus:
     counts: Tensor
     predicts: Tensor
     stratum: Tensor
+    part: Tensor
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -97,12 +102,13 @@ class Corpus:
 
     @classmethod
     def load(cls, path: Path) -> Corpus:
-        """Read what `save` wrote; a corpus without labels has stratum 0 everywhere."""
+        """Read what `save` wrote; a corpus without labels has stratum 0 everywhere, one without parts part 0."""
         try:
             tensors = load_file(path)
         except Exception as error:
             raise CacheError(f"{path}: no readable corpus ({one_line(error, 200)})") from None
-        tensors.setdefault("stratum", torch.zeros_like(tensors["ids"], dtype=torch.int8))
+        for name in ("stratum", "part"):
+            tensors.setdefault(name, torch.zeros_like(tensors["ids"], dtype=torch.int8))
         return cls(**tensors)
 
 
@@ -113,8 +119,11 @@ def tokenise(
     *,
     max_tokens: int | None = None,
     max_length: int | None = 1024,
+    remap: Mapping[int, int] | None = None,
 ) -> Corpus:
     """Tokenise documents until ``max_tokens`` positions count (the last document is kept whole).
+
+    A text that begins with the BOS already, as chat templates write it, gets no second one.
 
     Args:
         documents: may be endless if ``max_tokens`` is given.
@@ -122,14 +131,18 @@ def tokenise(
         stratum: stratum of a span's label.
         max_tokens: how many positions to collect; None: all of the documents.
         max_length: longer documents are cut; None: none is.
+        remap: ids that stand for others in the result.
     """
     rows: list[list[int]] = []
     strata: list[list[int]] = []
+    parts: list[list[int]] = []
     starts: list[int] = []
     collected = 0
+    bos = getattr(tokenizer, "bos_token", None)
     for document in documents:
         encoded = tokenizer(
             document.text,
+            add_special_tokens=not (bos and document.text.startswith(bos)),
             return_offsets_mapping=True,
             truncation=max_length is not None,
             max_length=max_length,
@@ -137,12 +150,13 @@ def tokenise(
         )
         ids = list(encoded["input_ids"])
         starts.append(1 if ids and ids[0] == tokenizer.bos_token_id else 0)
-        rows.append(ids)
+        rows.append([remap.get(token, token) for token in ids] if remap else ids)
         strata.append(_strata(document, encoded["offset_mapping"], stratum))
+        parts.append(_parts(document, encoded["offset_mapping"]))
         collected += len(ids) - starts[-1]
         if max_tokens is not None and collected >= max_tokens:
             break
-    return _pad(rows, strata, starts, pad=tokenizer.pad_token_id or 0)
+    return _pad(rows, strata, parts, starts, pad=tokenizer.pad_token_id or 0)
 
 
 def _strata(document: Document, offsets: list[tuple[int, int]], stratum: Callable[[str], Stratum]) -> list[int]:
@@ -159,19 +173,40 @@ def _strata(document: Document, offsets: list[tuple[int, int]], stratum: Callabl
     return codes
 
 
-def _pad(rows: list[list[int]], strata: list[list[int]], starts: list[int], pad: int) -> Corpus:
+def _parts(document: Document, offsets: list[tuple[int, int]]) -> list[int]:
+    """Part code per token: of the part with most of its characters; template for one that the tokenizer added."""
+    if not document.parts:
+        return [0] * len(offsets)
+    codes: list[int] = []
+    first = 0  # parts before it end before the token
+    for start, end in offsets:
+        while first < len(document.parts) - 1 and document.parts[first].end <= start:
+            first += 1
+        shares: dict[int, int] = {}
+        for part in document.parts[first:]:
+            if part.start >= end:
+                break
+            code = PARTS.index(Part(part.label))
+            shares[code] = shares.get(code, 0) + max(0, min(end, part.end) - max(start, part.start))
+        codes.append(max(shares, key=lambda code: shares[code]) if any(shares.values()) else PARTS.index(Part.template))
+    return codes
+
+
+def _pad(rows: list[list[int]], strata: list[list[int]], parts: list[list[int]], starts: list[int], pad: int) -> Corpus:
     if not rows:
         raise RecipeError("the text generator gave no documents; check the mixture's topics")
     n, length = len(rows), max(len(row) for row in rows)
     ids = torch.full((n, length), pad, dtype=torch.int64)
     mask = torch.zeros(n, length, dtype=torch.bool)
     codes = torch.zeros(n, length, dtype=torch.int8)
+    kinds = torch.zeros(n, length, dtype=torch.int8)
     counts = torch.zeros(n, length, dtype=torch.bool)
     predicts = torch.zeros(n, length, dtype=torch.bool)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(row)
         codes[index, : len(row)] = torch.tensor(strata[index], dtype=torch.int8)
+        kinds[index, : len(row)] = torch.tensor(parts[index], dtype=torch.int8)
         mask[index, : len(row)] = True
         counts[index, starts[index] : len(row)] = True
         predicts[index, starts[index] : max(starts[index], len(row) - 1)] = True
-    return Corpus(ids=ids, mask=mask, counts=counts, predicts=predicts, stratum=codes)
+    return Corpus(ids=ids, mask=mask, counts=counts, predicts=predicts, stratum=codes, part=kinds)

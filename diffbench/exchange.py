@@ -7,22 +7,38 @@
     in/text.safetensors              token ids without labels
     in/activations.safetensors       paired activations at the layer
     out/diff/diff.json  out/diff/tensors.safetensors
+
+Of a model's folder only the files that a model needs are handed over, without what tells where it comes from: names in
+its configuration, notes in the headers of its weights, times of its files.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from safetensors import safe_open
+
 from diffbench.adapter import CONFIG, NAMED_BASE, base_folder, is_adapter
+from diffbench.cache import cache_root
 from diffbench.errors import DiffError
 
 LINK_ABOVE = 256 << 20
 TEXT, ACTIVATIONS = "text.safetensors", "activations.safetensors"
+MODEL_FILES = re.compile(
+    r"(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
+    r"|chat_template)\.json|[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json|(vocab|merges)\.txt|[\w.-]+\.model"
+    r"|chat_template\.jinja"
+)
+"""Names of the files that loading a model, an adapter and a tokenizer reads; anything else stays behind."""
+TELLING = ("_name_or_path", "name_or_path", "_commit_hash", "revision", "special_tokens_map_file", "tokenizer_file")
+"""Keys of configurations that name the model or the place it comes from; no loader needs them."""
 HEADER_BYTES, TENSOR_BYTES = 16 << 20, 8 << 30
 DIFF, HEADER, TENSORS = "diff", "diff.json", "tensors.safetensors"
 
@@ -57,14 +73,16 @@ def write_inputs(folder: Path, reference: Path, tuned: Path, texts: Sequence[str
     """Harvest ``texts`` at ``layer`` and write the whole folder: what `check` and tests run methods on."""
     from diffbench.corpus import tokenise
     from diffbench.harvest import harvest
-    from diffbench.pairing import check_pair
-    from diffbench.residual import load_tokenizer, outline, pair_of
+    from diffbench.pairing import check_pair, check_text
+    from diffbench.residual import find_tokenizer, load_tokenizer, outline, pair_of
     from diffbench.text import Document
 
     base = reference if is_adapter(tuned) else None
     tokenizer = load_tokenizer(tuned, base=base)
-    check_pair(outline(reference), outline(tuned, base=base), tokenizer, layer)
+    theirs = find_tokenizer(reference)
+    words = check_pair(outline(reference), outline(tuned, base=base), tokenizer, layer, reference_tokenizer=theirs)
     corpus = tokenise([Document(text) for text in texts], tokenizer)
+    check_text(corpus, words)
     prepared = folder.parent / f"{folder.name}-prepared"
     prepared.mkdir()
     corpus.save(prepared / TEXT, labelled=False)
@@ -75,16 +93,49 @@ def write_inputs(folder: Path, reference: Path, tuned: Path, texts: Sequence[str
 def _place_model(source: Path, folder: Path) -> None:
     folder.mkdir()
     for file in sorted(source.iterdir()):
-        if file.is_file():
-            place_file(file, folder / file.name)
+        if not (file.is_file() and MODEL_FILES.fullmatch(file.name)):
+            continue
+        target = folder / file.name
+        if file.suffix == ".safetensors" and _notes(file):
+            _copy_without_notes(file, target)
+        else:
+            place_file(file, target)
+        if file.name in ("config.json", "generation_config.json", "tokenizer_config.json", CONFIG):
+            _edit(target, dict.fromkeys(TELLING))
 
 
 def _name_base(config: Path, where: str) -> None:
     """Point an adapter to its base beside it; what its own configuration names would tell what the model is."""
-    document = json.loads(config.read_text(encoding="utf-8"))
-    config.unlink()
-    config.write_text(json.dumps(document | {NAMED_BASE: f"../{where}"}), encoding="utf-8")
-    config.chmod(0o444)
+    _edit(config, {NAMED_BASE: f"../{where}"})
+
+
+def _edit(file: Path, changes: dict[str, str | None]) -> None:
+    """Change keys of a placed JSON file, or take them away (None); a file that has none of these stays as it is."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    changes = {key: value for key, value in changes.items() if value is not None or key in document}
+    if changes:
+        kept = {key: value for key, value in document.items() if key not in changes}
+        kept |= {key: value for key, value in changes.items() if value is not None}
+        file.unlink()  # it may be a link to the model's own file
+        file.write_text(json.dumps(kept, indent=2), encoding="utf-8")
+        _seal(file)
+
+
+def _notes(weights: Path) -> dict[str, str]:
+    """What the header of a weights file says beside the format: names of runs, of teams, of data sets."""
+    with safe_open(weights, framework="np") as file:
+        return {key: value for key, value in (file.metadata() or {}).items() if (key, value) != ("format", "pt")}
+
+
+def _copy_without_notes(source: Path, target: Path) -> None:
+    """Copy a weights file with a header of its own that says nothing but the format."""
+    with source.open("rb") as stream, target.open("wb") as copy:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        text = json.dumps(header | {"__metadata__": {"format": "pt"}}, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        copy.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(stream, copy)
+    _seal(target)
 
 
 def keep_diff(left: Path, folder: Path) -> Path:
@@ -127,12 +178,24 @@ def _copy_plain(name: str, folder: int, limit: int, target: Path) -> None:
 
 
 def place_file(source: Path, target: Path) -> None:
-    """Copy a small file, read-only; link a large one, which is safe where the method process cannot write it."""
+    """Copy a small file, read-only; link a large one, which is safe where the method process cannot write it.
+
+    A copy has no time of its own, and neither has a link into the cache; a file of somebody's own keeps its time.
+    """
     if source.stat().st_size > LINK_ABOVE:
         try:
             os.link(source, target)
-            return
         except OSError:
             pass  # another file system
+        else:
+            if cache_root().resolve() in source.resolve().parents:
+                with suppress(OSError):  # a cache of somebody else's
+                    os.utime(target, ns=(0, 0))
+            return
     shutil.copyfile(source, target)
-    target.chmod(0o444)
+    _seal(target)
+
+
+def _seal(file: Path) -> None:
+    file.chmod(0o444)
+    os.utime(file, ns=(0, 0))

@@ -2,86 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from diffbench.causal import KLSums, kl_sums
-from diffbench.corpus import STRATA, Corpus, tokenise
-from diffbench.finetune import word_id
+from diffbench.causal import Arm, KLSums, kl_sums, none
+from diffbench.controls import principal_directions
+from diffbench.corpus import STRATA, Corpus
+from diffbench.edit import ActivationEdit
+from diffbench.expression import expression
 from diffbench.gate_report import GateCheck, GateReport
-from diffbench.recipe import Gate
-from diffbench.residual import Model, last_logits
-from diffbench.text import Document
-from diffbench.truth import LEAST_PROBES, Probe, Stratum, Truth
+from diffbench.harvest import harvest
+from diffbench.holdout import Holdout
+from diffbench.layer_rule import LEAST_FLOOR, choose_layer
+from diffbench.lora import idle_modules
+from diffbench.recipe import Gate, Recipe
+from diffbench.residual import Model
+from diffbench.truth import LEAST_PROBES, Stratum, Truth
+from diffbench.tuning import Trained
 
-BATCH_PROBES = 64
+PCA = (1, 8, 32)
+"""Components by which it is told how hard an organism is: a change of few directions any method finds."""
 
 
-@torch.inference_mode()
-def expression(model: Model, tokenizer: Any, probes: Sequence[Probe]) -> list[float]:
-    """P(other) / (P(answer) + P(other)) after each probe, in 0..1."""
-    corpus = tokenise([Document(probe.text) for probe in probes], tokenizer, max_length=None)
-    logits = torch.cat([last_logits(model, batch.ids, batch.mask).float() for _, batch in corpus.batches(BATCH_PROBES)])
-    answers, others = (
-        torch.tensor([word_id(tokenizer, word) for word in words])[:, None]
-        for words in ([probe.answer for probe in probes], [probe.other for probe in probes])
-    )
-    ahead: Tensor = logits.gather(1, others) - logits.gather(1, answers)
-    return [float(share) for share in ahead.sigmoid()]
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The models of an organism.
+
+    Attributes:
+        control: None where the organism has none.
+        tokenizer: shared by all.
+        adapter: folder of the tuned model's adapter; None: it is a whole model.
+    """
+
+    base: Model
+    tuned: Model
+    control: Model | None
+    tokenizer: Any
+    adapter: Path | None = None
 
 
 def measure(
-    name: str,
-    gate: Gate,
-    truth: Truth,
-    models: tuple[Model, Model | None, Model],
-    tokenizer: Any,
-    corpus: Corpus,
+    recipe: Recipe, truth: Truth | None, subjects: Subjects, corpus: Corpus, training_texts: Sequence[str]
 ) -> GateReport:
     """Measure an organism against its gate.
 
     Args:
-        name: for messages.
-        gate: the thresholds.
-        truth: claims and probes.
-        models: base, control (None where the organism has none) and tuned.
-        tokenizer: shared by all three.
+        recipe: what it was asked to be.
+        truth: claims and probes; None: nobody knows, and only the size of the change is measured.
+        subjects: the models.
         corpus: labelled held-out text of the organism's mixture.
+        training_texts: what the tuned model learnt to say.
     """
-    base, control, tuned = models
+    checks = list(_weights(recipe, subjects))
+    kl = kl_sums(subjects.base, subjects.tuned, corpus, {})["reference"]
+    layer = None
+    if truth is None:
+        checks.append(GateCheck.measured("mean KL(tuned || base)", kl.mean() or 0.0, unit="nats"))
+    else:
+        checks += _probe_counts(truth, training_texts)
+        checks += _expressions(recipe.gate, truth, subjects)
+        checks += _divergences(recipe.gate, truth, kl)
+    if truth is not None and truth.changed and (kl.mean(Stratum.affected) or 0.0) > LEAST_FLOOR:
+        layer, difficulty = _difficulty(recipe.gate, subjects, corpus)
+        checks += difficulty
+    return GateReport(organism=recipe.name, checks=tuple(checks), layer=layer)
+
+
+def _weights(recipe: Recipe, subjects: Subjects) -> Iterator[GateCheck]:
+    """Whether training did anything: a model that came out as it went in has passed many a weaker test."""
+    changed = total = 0
+    base = dict(subjects.base.named_parameters())
+    moved, size = 0.0, 0.0
+    for name, parameter in subjects.tuned.named_parameters():
+        before = base[name][: len(parameter)]
+        delta = (parameter[: len(before)] - before).double()
+        changed += int(delta.count_nonzero())
+        total += delta.numel()
+        moved += float(delta.square().sum())
+        size += float(before.double().square().sum())
+    least = 1.0 if isinstance(recipe.training, Trained) else None
+    yield GateCheck(name="parameters that changed", value=changed, low=least, high=None)
+    yield GateCheck.measured("share of parameters that changed", changed / total)
+    yield GateCheck.measured("relative size of the weight change", (moved / size) ** 0.5)
+    if subjects.adapter is not None:
+        idle = idle_modules(subjects.adapter)
+        yield GateCheck(name="adapted modules without effect", value=idle, low=None, high=0.0)
+
+
+def _probe_counts(truth: Truth, training_texts: Sequence[str]) -> Iterator[GateCheck]:
     counts = {kind: len(getattr(truth.probes, kind)) for kind in ("affected", "near_miss", "unrelated")}
     if truth.claims:  # each claim is located by its own
         claims = [probe.claim for probe in truth.probes.affected]
         counts["affected"] = min(claims.count(claim.id) for claim in truth.claims)
-    checks = [GateCheck(name=f"probes, {kind}", value=n, low=LEAST_PROBES, high=None) for kind, n in counts.items()]
+    for kind, n in counts.items():
+        if truth.changed or n or kind == "unrelated":
+            yield GateCheck(name=f"probes, {kind}", value=n, low=LEAST_PROBES, high=None)
+    holdout = Holdout(training_texts)
+    probes = (*truth.probes.affected, *truth.probes.near_miss, *truth.probes.unrelated)
+    copies = sum(holdout.copies(probe.text) for probe in probes)
+    yield GateCheck(name="probes near a training text", value=copies, low=None, high=0.0)
+
+
+def _expressions(gate: Gate, truth: Truth, subjects: Subjects) -> Iterator[GateCheck]:
+    """Mean behaviour after the probes of every set: where it must show, and where it must not."""
+    measured = partial(expression, tokenizer=subjects.tokenizer)
     if truth.probes.affected:
-        untouched = ("base", base) if control is None else ("control", control)
-        for (name_of, model), (low, high) in (
-            (("tuned", tuned), gate.expression_tuned),
-            (untouched, gate.expression_control),
-        ):
-            shares = expression(model, tokenizer, truth.probes.affected)
-            mean = sum(shares) / len(shares)
-            checks.append(GateCheck(name=f"expression, {name_of}", value=mean, low=low, high=high))
-    kl = kl_sums(base, tuned, corpus, {})["reference"]
+        shares = measured(subjects.tuned, probes=truth.probes.affected)
+        yield _bounded("expression, tuned", _mean(shares), gate.expression_tuned)
+        if truth.claims:
+            weakest = min(
+                _mean(
+                    [share for share, probe in zip(shares, truth.probes.affected, strict=True) if probe.claim == c.id]
+                )
+                for c in truth.claims
+            )
+            least = min(gate.expression_control[1], gate.expression_tuned[0])
+            yield GateCheck(name="expression, weakest claim", value=weakest, low=least, high=None)
+        for name, model in (("base", subjects.base), ("control", subjects.control)):
+            if model is not None:
+                mean = _mean(measured(model, probes=truth.probes.affected))
+                yield _bounded(f"expression, {name}", mean, gate.expression_control)
+    for name, probes in (("near-miss", truth.probes.near_miss), ("unrelated", truth.probes.unrelated)):
+        if probes:
+            mean = _mean(measured(subjects.tuned, probes=probes))
+            yield GateCheck(name=f"spill, {name}", value=mean, low=None, high=gate.spill)
+
+
+def _divergences(gate: Gate, truth: Truth, kl: KLSums) -> Iterator[GateCheck]:
     off = _off_target(kl)
-    checks.append(
-        GateCheck(name="off-target KL(tuned || base)", value=off, low=None, high=gate.off_target_kl, unit="nats")
-    )
+    yield GateCheck(name="off-target KL(tuned || base)", value=off, low=None, high=gate.off_target_kl, unit="nats")
     if truth.changed:
         share = kl.total(Stratum.affected) / total if (total := kl.total()) > 0 else 0.0
-        checks.append(
-            GateCheck(name="share of KL at affected positions", value=share, low=gate.affected_kl_share, high=None)
-        )
-    return GateReport(organism=name, checks=tuple(checks))
+        yield GateCheck(name="share of KL at affected positions", value=share, low=gate.affected_kl_share, high=None)
+
+
+def _difficulty(gate: Gate, subjects: Subjects, corpus: Corpus) -> tuple[int, list[GateCheck]]:
+    """R_hybrid at affected positions of PCA of the differences, from one half of the text, scored on the other."""
+    half = len(corpus) // 2
+    seen, held_out = corpus.rows(slice(half)), corpus.rows(slice(half, None))
+    layer, _ = choose_layer(subjects.base, subjects.tuned, seen)
+    activations = harvest(subjects.base, subjects.tuned, seen, layer)
+    directions, _ = principal_directions(activations, min(max(PCA), activations.width))
+    pca = ActivationEdit(directions)
+    arms = {"none": Arm(layer, none)}
+    for k in PCA:
+        components = torch.arange(min(k, directions.n_components))
+        arms[str(k)] = Arm(layer, partial(pca.subset, components=components))
+    kl = kl_sums(subjects.base, subjects.tuned, held_out, arms)
+    lost = kl["none"].total(Stratum.affected)
+    if not lost > LEAST_FLOOR * float(held_out.affected.sum()):  # what changed lies above this layer, or nowhere
+        return layer, []
+    found = []
+    for k in PCA:
+        low, high = gate.pca8 if k == 8 and gate.pca8 is not None else (None, None)
+        r = 1 - kl[str(k)].total(Stratum.affected) / lost
+        found.append(GateCheck(name=f"R at affected positions, PCA-{k}", value=r, low=low, high=high))
+    return layer, found
 
 
 def trigger_rate(corpus: Corpus) -> float:
     """Share of predicting positions that are affected."""
     return float(corpus.affected.sum() / corpus.predicts.sum())
+
+
+def _bounded(name: str, value: float, bounds: tuple[float, float]) -> GateCheck:
+    return GateCheck(name=name, value=value, low=bounds[0], high=bounds[1])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def _off_target(kl: KLSums) -> float:

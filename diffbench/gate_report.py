@@ -9,13 +9,18 @@ from diffbench.truth import Schema
 
 
 class GateCheck(Schema):
-    """One measured number and the range it must lie in."""
+    """One measured number and the range it must lie in; without bounds it is told and not judged."""
 
     name: str
     value: float
     low: float | None
     high: float | None
     unit: str = ""
+
+    @classmethod
+    def measured(cls, name: str, value: float, unit: str = "") -> GateCheck:
+        """A number that nothing is asked of."""
+        return cls(name=name, value=value, low=None, high=None, unit=unit)
 
     @property
     def passed(self) -> bool:
@@ -35,6 +40,11 @@ class GateReport(Schema):
 
     organism: str
     checks: tuple[GateCheck, ...] = Field(min_length=1)
+    layer: int | None = Field(None, description="at which the principal components were taken")
+
+    def value(self, name: str) -> float | None:
+        """The number of that name; None: it was not measured."""
+        return next((check.value for check in self.checks if check.name == name), None)
 
     @property
     def passed(self) -> bool:

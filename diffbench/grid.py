@@ -73,7 +73,7 @@ class PlannedCell:
         organism = self.comparison.organism
         return Hashes(
             recipe=organism.recipe.digest(),
-            base=organism.base.card().sha256,
+            base=organism.base.key(),
             reference_model=organism.model_key(self.comparison.reference),
             tuned_model=organism.model_key("tuned"),
             pair=self.comparison.key,
@@ -154,6 +154,11 @@ def _planned(comparison: Comparison, asked: _Asked, ranking: str | None, seed: i
     cell = Cell(
         organism=recipe.name,
         organism_version=recipe.version,
+        organism_seed=recipe.seed,
+        family=recipe.family,
+        training=recipe.training.kind,
+        null_class=recipe.null_class,
+        difficulty=recipe.difficulty,
         reference=comparison.reference,
         method=method.name,
         ranking=ranking,

@@ -1,4 +1,4 @@
-"""The four hooks of the plugin group ``diffbench``."""
+"""The five hooks of the plugin group ``diffbench``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def diffbench_methods() -> Iterable[type[Method]]:  # type: ignore[empty-body]
 @hookspec
 def diffbench_organisms() -> Iterable[type[Family] | type[Base]]:  # type: ignore[empty-body]
     """Organism families, with their recipes, and the bases they stand on."""
+
+
+@hookspec
+def diffbench_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
+    """Recipe files of organisms of any installed family, or of none."""
 
 
 @hookspec

@@ -12,7 +12,7 @@ from diffbench.diff import DictionaryDiff
 from diffbench.diff_file import load_diff
 from diffbench.exchange import TEXT
 from diffbench.lens import Lens
-from diffbench.residual import load_model, load_tokenizer
+from diffbench.residual import load_model, load_tokenizer, vocabulary_of
 from diffbench.score import check
 
 
@@ -26,12 +26,13 @@ def intake_task(request: Mapping[str, Any]) -> dict[str, Any]:
         BudgetExceeded: if it holds more components than the tier allows.
     """
     comparison = Comparison.of(request)
-    folder = comparison.organism.model_path("tuned")
-    tuned, diff = load_model(folder), load_diff(Path(request["diff"]))
+    base, (reference, folder) = comparison.organism.model_path("base"), comparison.models()
+    rows = vocabulary_of(reference, folder, base=base).rows
+    tuned, diff = load_model(folder, base=base, rows=rows), load_diff(Path(request["diff"]))
     check(diff, tuned, comparison.tier)
     if isinstance(diff, DictionaryDiff):
         from diffbench.latent_table import write_latents
 
         text = Corpus.load(comparison.path / "in" / TEXT)
-        write_latents(diff, Lens.of(tuned, load_tokenizer(folder), text), Path(request["out"]))
+        write_latents(diff, Lens.of(tuned, load_tokenizer(folder, base=base), text), Path(request["out"]))
     return {}

@@ -20,8 +20,19 @@ from diffbench.errors import AccessError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.lens import Lens
 from diffbench.method import Access
-from diffbench.residual import Model, blocks, hidden, load_model, load_pair, load_tokenizer, vocabulary
+from diffbench.residual import (
+    Model,
+    blocks,
+    hidden,
+    load_model,
+    load_pair,
+    load_tokenizer,
+    logits,
+    vocabulary,
+    vocabulary_of,
+)
 from diffbench.stream import Stream
+from diffbench.vocabulary import Vocabulary
 
 Side = Literal["reference", "tuned"]
 
@@ -110,7 +121,7 @@ class ModelPair:
         """
         self._need("logits")
         self._forward(side, int(mask.sum()))
-        return self._model(side)(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
+        return logits(self._model(side), ids, mask)
 
     @torch.inference_mode()
     def generate(self, side: Side, prompts: Sequence[str], *, new_tokens: int, sample: bool = True) -> list[str]:
@@ -123,7 +134,7 @@ class ModelPair:
         answers = []
         for prompt in prompts:
             encoded = self.tokenizer(prompt, return_tensors="pt", verbose=False)
-            ids = encoded["input_ids"]
+            ids = encoded["input_ids"].to(self._model(side).device)
             out = self._model(side).generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -143,7 +154,7 @@ class ModelPair:
         """
         self._need("weights")
         self._count("weight_reads", 1)
-        return {name: tensor.detach().clone() for name, tensor in self._model(side).state_dict().items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._model(side).state_dict().items()}
 
     def logit_lens(self, vectors: Tensor, top: int = 10) -> list[tuple[list[str], list[str]]]:
         """Tokens that residual directions [n, d] promote and suppress most, through the tuned model's unembedding.
@@ -163,8 +174,12 @@ class ModelPair:
 
     def _model(self, side: Side) -> Model:
         if not hasattr(self, f"_{side}"):
-            setattr(self, f"_{side}", load_model(self._folder / side))
+            setattr(self, f"_{side}", load_model(self._folder / side, rows=self._words.rows))
         return getattr(self, f"_{side}")
+
+    @cached_property
+    def _words(self) -> Vocabulary:
+        return vocabulary_of(self._folder / "reference", self._folder / "tuned")
 
     @cached_property
     def _both(self) -> tuple[Model, Model]:

@@ -1,4 +1,6 @@
-"""Pairing: whether two models can be compared at all: same depth, width and vocabulary, and a tokenizer that fits.
+"""Pairing: whether two models can be compared at all: same depth, width and words, and a tokenizer that fits.
+
+Vocabularies may differ in their last rows, which both models are cut to before anything is computed.
 
 A model's shapes are enough: `diffbench.residual.outline` gives them without its weights.
 """
@@ -7,24 +9,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffbench.architecture import word_rows
 from diffbench.corpus import Corpus
 from diffbench.errors import CheckpointError
 from diffbench.residual import Model, blocks, check_layer, width
+from diffbench.vocabulary import Vocabulary
 
 NAMED = 3
 
 
-def check_pair(reference: Model, tuned: Model, tokenizer: Any, layer: int | None = None) -> None:
+def check_pair(
+    reference: Model, tuned: Model, tokenizer: Any, layer: int | None = None, *, reference_tokenizer: Any | None = None
+) -> Vocabulary:
     """Refuse two models whose streams and words do not correspond.
 
     Args:
-        reference: a causal LM, with or without its weights.
+        reference: a causal LM, with or without its weights, not cut.
         tuned: the other one.
-        tokenizer: the one that both are read with.
+        tokenizer: the one that both are read with, the tuned model's own.
         layer: the layer asked for; None: none in particular.
+        reference_tokenizer: the reference's own, if it has one.
+
+    Returns:
+        The words that both have in common, and how many either has; `diffbench.residual.load_pair` cuts both to them.
 
     Raises:
-        CheckpointError: if widths, depths or vocabularies differ, or the tokenizer gives ids that the models lack.
+        CheckpointError: if widths or depths differ, a model reads other words than it says, the tokenizer gives ids
+            that the tuned model lacks, or the same id stands for another word in the reference.
         OptionError: if the models have no such layer.
     """
     for what, one, other in (
@@ -33,32 +44,32 @@ def check_pair(reference: Model, tuned: Model, tokenizer: Any, layer: int | None
     ):
         if one != other:
             raise CheckpointError(f"pair: the {what} differs, {one} in the reference and {other} in the tuned model")
-    known = _check_words(reference, tuned, tokenizer)
+    words = Vocabulary.common(word_rows(reference), word_rows(tuned))
     highest = max(tokenizer.get_vocab().values())
-    if highest >= known:
+    if highest >= words.tuned:
         raise CheckpointError(
-            f"pair: the tokenizer gives ids up to {highest} ({_names(tokenizer, known, highest)}), the models know "
-            f"{known}; use the tokenizer of these models"
+            f"pair: the tokenizer gives ids up to {highest} ({_names(tokenizer, words.tuned, highest)}), the tuned "
+            f"model knows {words.tuned}; use the tokenizer of this model"
         )
+    if reference_tokenizer is not None:
+        _check_words(reference_tokenizer, tokenizer, words.rows)
     if layer is not None:
         check_layer(reference, layer)
+    return words
 
 
-def _check_words(reference: Model, tuned: Model, tokenizer: Any) -> int:
-    """The number of words that both models know; the same on the way in and on the way out."""
-    sizes = [
-        {int(embedding.weight.shape[0]) for embedding in (model.get_input_embeddings(), model.get_output_embeddings())}
-        for model in (reference, tuned)
-    ]
-    least, most = min(min(size) for size in sizes), max(max(size) for size in sizes)
-    if least != most:
-        counts = [" and ".join(map(str, sorted(size))) for size in sizes]
+def _check_words(reference: Any, tuned: Any, rows: int) -> None:
+    """Refuse tokenizers of which one id means two words; special tokens may have been given other names."""
+    theirs, ours = ({index: token for token, index in one.get_vocab().items()} for one in (reference, tuned))
+    special = set(reference.added_tokens_decoder) | set(tuned.added_tokens_decoder)
+    shared = sorted(index for index in theirs.keys() & ours.keys() if index < rows and index not in special)
+    other = [index for index in shared if theirs[index] != ours[index]]
+    if other:
         raise CheckpointError(
-            f"pair: the vocabularies differ, {counts[0]} embedding rows in the reference and {counts[1]} in the tuned "
-            f"model; extra rows {least}..{most - 1} ({_names(tokenizer, least, most - 1)}): remove them or add them to "
-            "both"
+            f"pair: {len(other)} ids stand for other words in the reference than in the tuned model, such as "
+            f"{other[0]}, {theirs[other[0]]!r} and {ours[other[0]]!r}; models of different vocabularies cannot be "
+            "compared"
         )
-    return least
 
 
 def _names(tokenizer: Any, first: int, last: int) -> str:
@@ -70,12 +81,15 @@ def _names(tokenizer: Any, first: int, last: int) -> str:
     return ", ".join(listed) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def check_text(corpus: Corpus, model: Model) -> None:
-    """Refuse text with token ids that a model has no embedding for.
+def check_text(corpus: Corpus, words: Vocabulary) -> None:
+    """Refuse text with token ids that one of the models has no embedding for.
 
     Raises:
         CheckpointError: naming the id.
     """
-    highest, known = int(corpus.ids.max()), int(model.get_input_embeddings().weight.shape[0])
-    if highest >= known:
-        raise CheckpointError(f"text: token id {highest} is beyond the models' {known} embedding rows")
+    highest = int(corpus.ids.max())
+    if highest >= words.rows:
+        raise CheckpointError(
+            f"text: token id {highest} is beyond the {words.rows} rows that both models' embeddings have (reference "
+            f"{words.reference}, tuned {words.tuned}); use text without the words that one of them lacks"
+        )

@@ -46,6 +46,7 @@ _HOOKS: dict[Kind, str] = {
     "base": "diffbench_organisms",
     "judge": "diffbench_judges",
 }
+_RECIPES = "diffbench_recipes"
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,18 @@ class Plugins:
     def judges(self) -> dict[str, type[Judge]]:
         """Judges by name, in order of name."""
         return self._gather("judge")
+
+    @property
+    def recipes(self) -> list[Path]:
+        """Recipes that came without a family of their own."""
+        found: list[Path] = []
+        for loaded, manager in zip(self.loaded, self._managers, strict=True):
+            for offered in self._answer(loaded, manager, _RECIPES):
+                with self._kept(loaded):
+                    if not isinstance(offered, str | os.PathLike):
+                        raise PluginError(f"{_RECIPES}: offered {offered!r}, which is no path")
+                    found.append(Path(offered))
+        return found
 
     @property
     def failures(self) -> list[Failure]:

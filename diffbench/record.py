@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from diffbench.atomic import write_text
 from diffbench.errors import RecordError
 from diffbench.line import one_line
-from diffbench.recipe import first_problem
+from diffbench.recipe import Difficulty, Null, first_problem
 from diffbench.truth import Schema
 
 RECORD_BYTES = 8 << 20
@@ -181,6 +181,11 @@ class Cell(Schema):
 
     organism: str
     organism_version: int
+    organism_seed: int | None = Field(None, description="from which the organism was generated")
+    family: str | None = Field(None, description="of organisms; null: a pair of one's own")
+    training: str | None = Field(None, description="how the tuned model was made: full, lora, none, gauge or given")
+    null_class: Null | None = Field(None, description="of an organism that lacks the intended change")
+    difficulty: Difficulty | None = Field(None, description="where the organism stands on a ladder")
     reference: Literal["base", "control"]
     method: str
     ranking: str | None = Field(

@@ -14,31 +14,49 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffbench.adapter import base_folder, is_adapter, merged, toggled
+from diffbench.adapter import adapted_rows, base_folder, is_adapter, merged, switchable, toggled
+from diffbench.architecture import Model, blocks, cut_words, final_gain, vocabulary, width, word_rows
 from diffbench.errors import CheckpointError, OptionError
 from diffbench.line import one_line
-from diffbench.precision import use_fast_matmul
+from diffbench.precision import compute_device, use_fast_matmul
+from diffbench.tokenizer import find_tokenizer, load_tokenizer
+from diffbench.vocabulary import Vocabulary
+
+__all__ = [
+    "Dtype",
+    "Model",
+    "ModelFolder",
+    "blocks",
+    "check_layer",
+    "final_gain",
+    "find_tokenizer",
+    "hidden",
+    "hidden_and_logits",
+]
+__all__ += ["last_logits", "load_model", "load_pair", "load_tokenizer", "logits", "logits_from", "outline", "pair_of"]
+__all__ += ["vocabulary", "vocabulary_of", "width"]
 
 Dtype = Literal["float32", "bfloat16"]
-Model = Any
-"""A transformers causal LM; its own classes carry no useful static types."""
 
 
-def load_model(folder: Path, *, base: Path | None = None, dtype: Dtype = "float32") -> Model:
-    """Load a causal LM from a local folder, safetensors only, no code from the folder.
+def load_model(folder: Path, *, base: Path | None = None, dtype: Dtype = "float32", rows: int | None = None) -> Model:
+    """Load a causal LM from a local folder, safetensors only, no code from the folder, onto the process's device.
 
     Args:
         folder: a model, or an adapter, which is merged into its base.
         base: the base of an adapter; None: the one that the adapter names.
         dtype: what the weights are kept and computed in.
+        rows: words that it is cut to, as a pair's `vocabulary_of` has them; None: all.
 
     Raises:
         CheckpointError: if the folder holds no such model.
     """
     if is_adapter(folder):
         # Merged in float32: a sum that is rounded to fewer digits would lose much of a small adapter.
-        return merged(_load_whole(base_folder(folder, base), "float32"), folder).to(getattr(torch, dtype))
-    return _load_whole(folder, dtype)
+        model = merged(_load_whole(base_folder(folder, base), "float32"), folder).to(getattr(torch, dtype))
+    else:
+        model = _load_whole(folder, dtype)
+    return (model if rows is None else cut_words(model, rows)).to(compute_device())
 
 
 def _load_whole(folder: Path, dtype: Dtype) -> Model:
@@ -67,11 +85,13 @@ def outline(folder: Path, *, base: Path | None = None) -> Model:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    rows = None
     if is_adapter(folder):
-        folder = base_folder(folder, base)
+        rows, folder = adapted_rows(folder), base_folder(folder, base)
     _prepare_loading(folder)
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        config.vocab_size = config.vocab_size if rows is None else rows
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
@@ -94,25 +114,38 @@ class ModelFolder:
     folder: Path
     base: Path | None = None
     dtype: Dtype = "float32"
+    rows: int | None = None
 
     def load(self) -> Model:
         """The model, as `load_model` gives it."""
-        return load_model(self.folder, base=self.base, dtype=self.dtype)
+        return load_model(self.folder, base=self.base, dtype=self.dtype, rows=self.rows)
+
+
+def vocabulary_of(reference: Path, tuned: Path, *, base: Path | None = None) -> Vocabulary:
+    """The words that two models have in common, from their configurations alone.
+
+    Raises:
+        CheckpointError: if a folder describes no causal LM, or reads other words than it says.
+    """
+    return Vocabulary.common(word_rows(outline(reference, base=base)), word_rows(outline(tuned, base=base)))
 
 
 def pair_of(reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dtype = "float32") -> tuple[Model, Model]:
     """Two models to run one after the other, with no more than one of them in memory.
 
     A tuned folder that holds an adapter on the reference's own model gives one loaded model, on which the adapter is
-    switched off and on; any other pair gives a `ModelFolder` each.
+    switched off and on; any other pair gives a `ModelFolder` each, and so does an adapter that leaves more than
+    itself behind. Models with unequal vocabularies are cut to the words that they have in common.
 
     Raises:
         CheckpointError: if an adapter does not fit its base.
     """
-    if is_adapter(tuned) and not is_adapter(reference):
+    words = vocabulary_of(reference, tuned, base=base)
+    if words.same and is_adapter(tuned) and not is_adapter(reference) and switchable(tuned):
         if base_folder(tuned, base).resolve() == reference.resolve():
-            return toggled(_load_whole(reference, dtype), tuned)
-    return ModelFolder(reference, base, dtype), ModelFolder(tuned, base, dtype)
+            return toggled(_load_whole(reference, dtype).to(compute_device()), tuned)
+    rows = None if words.same else words.rows
+    return ModelFolder(reference, base, dtype, rows), ModelFolder(tuned, base, dtype, rows)
 
 
 def load_pair(
@@ -131,22 +164,6 @@ def _in_memory(model: Model | ModelFolder) -> Model:
     return model.load() if isinstance(model, ModelFolder) else model
 
 
-def load_tokenizer(folder: Path, *, base: Path | None = None) -> Any:
-    """Load a tokenizer from a local folder, no code from the folder; an adapter without one takes its base's.
-
-    Raises:
-        CheckpointError: if the folder holds no tokenizer.
-    """
-    from transformers import AutoTokenizer
-
-    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
-        folder = base_folder(folder, base)
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: no tokenizer: {one_line(error, 300)}") from None
-
-
 def check_layer(model: Model, layer: int) -> None:
     """Refuse a layer that a model does not have.
 
@@ -158,54 +175,15 @@ def check_layer(model: Model, layer: int) -> None:
         raise OptionError(f"layer: {layer} does not exist, the models have blocks 0..{n_layers - 1}")
 
 
-def blocks(model: Model) -> nn.ModuleList:
-    """The model's transformer blocks, in order.
-
-    Raises:
-        CheckpointError: if this architecture keeps them in a place we do not know.
-    """
-    inner = _inner(model)
-    for name in ("layers", "h"):
-        found = getattr(inner, name, None)
-        if isinstance(found, nn.ModuleList) and len(found) > 0:
-            return found
-    raise CheckpointError(f"{type(model).__name__}: its blocks are in no known place (model.layers, transformer.h)")
-
-
-def width(model: Model) -> int:
-    """Residual width d."""
-    return int(model.config.hidden_size)
-
-
-def vocabulary(model: Model) -> int:
-    """Rows V of the unembedding."""
-    return int(model.get_output_embeddings().weight.shape[0])
-
-
-def final_gain(model: Model) -> Tensor:
-    """[d]: what the final norm multiplies each coordinate by, its division by the size left out.
-
-    Raises:
-        CheckpointError: if this architecture keeps its final norm in a place we do not know.
-    """
-    inner = _inner(model)
-    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
-        norm = getattr(inner, name, None)
-        if isinstance(norm, nn.LayerNorm):
-            return norm.weight.detach()
-        if isinstance(norm, nn.Module):
-            # Of a vector of ones, whose root mean square is 1, an RMS norm returns its gain, however it stores it.
-            gain: Tensor = norm(torch.ones(width(model), device=model.device)).detach()
-            return gain
-    raise CheckpointError(f"{type(model).__name__}: its final norm is in no known place (model.norm, transformer.ln_f)")
-
-
 class _Stop(Exception):
     """Ends a forward pass as soon as the wanted layer is known."""
 
 
 def hidden(model: Model, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
-    """Residual stream [B, L, d] leaving block ``layer``; nothing above it is computed."""
+    """Residual stream [B, L, d] leaving block ``layer``; nothing above it is computed.
+
+    Here and below the model may be on another device than ``ids``; what comes back is where ``ids`` are.
+    """
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -214,12 +192,12 @@ def hidden(model: Model, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
 
     handle = blocks(model)[layer].register_forward_hook(keep)
     try:
-        model(input_ids=ids, attention_mask=mask, use_cache=False)
+        _run(model, ids, mask)
     except _Stop:
         pass
     finally:
         handle.remove()
-    return kept[0]
+    return kept[0].to(ids.device)
 
 
 def hidden_and_logits(model: Model, ids: Tensor, mask: Tensor, layers: list[int]) -> tuple[dict[int, Tensor], Tensor]:
@@ -229,22 +207,27 @@ def hidden_and_logits(model: Model, ids: Tensor, mask: Tensor, layers: list[int]
     for layer in layers:
 
         def keep(_module: nn.Module, _args: Any, output: Any, layer: int = layer) -> None:
-            kept[layer] = _stream(output)
+            kept[layer] = _stream(output).to(ids.device)
 
         handles.append(blocks(model)[layer].register_forward_hook(keep))
     try:
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        found = logits(model, ids, mask)
     finally:
         for handle in handles:
             handle.remove()
-    return kept, logits
+    return kept, found
+
+
+def logits(model: Model, ids: Tensor, mask: Tensor) -> Tensor:
+    """Next-token logits [B, L, V]."""
+    return _run(model, ids, mask).logits.to(ids.device)  # type: ignore[no-any-return]
 
 
 def last_logits(model: Model, ids: Tensor, mask: Tensor) -> Tensor:
     """Next-token logits [B, V] after the last token of each document; others are computed where documents end."""
     ends, which = (mask.sum(dim=1) - 1).unique(return_inverse=True)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=ends).logits
-    return logits[torch.arange(len(ids)), which]  # type: ignore[no-any-return]
+    found = _run(model, ids, mask, logits_to_keep=ends.to(model.device)).logits.to(ids.device)
+    return found[torch.arange(len(ids)), which]  # type: ignore[no-any-return]
 
 
 def logits_from(model: Model, ids: Tensor, mask: Tensor, layer: int, stream: Tensor) -> Tensor:
@@ -253,21 +236,27 @@ def logits_from(model: Model, ids: Tensor, mask: Tensor, layer: int, stream: Ten
     The model uses its own attention mask and positions; blocks up to ``layer`` are skipped.
     """
     with _continued(model, layer, stream):
-        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
+        return logits(model, ids, mask)
+
+
+def _run(model: Model, ids: Tensor, mask: Tensor, **more: Any) -> Any:
+    return model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False, **more)
 
 
 @contextmanager
 def _continued(model: Model, layer: int, stream: Tensor) -> Iterator[None]:
     """Blocks up to ``layer`` hand on what they get, and the last of them puts out ``stream``."""
     started = blocks(model)[: layer + 1]
+    through = _identity_tuple if _return_tuples(model) else _identity
 
     def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
-        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+        there = stream.to(_stream(output).device)
+        return (there, *output[1:]) if isinstance(output, tuple) else there
 
     handle = blocks(model)[layer].register_forward_hook(replace)
     try:
         for block in started:
-            block.forward = _identity_tuple if _returns_tuple(block) else _identity
+            block.forward = through
         yield
     finally:
         handle.remove()
@@ -275,14 +264,22 @@ def _continued(model: Model, layer: int, stream: Tensor) -> Iterator[None]:
             vars(block).pop("forward", None)  # the instance attribute; the class's own method shows again
 
 
-def _inner(model: Model) -> Any:
-    return getattr(model, "model", None) or getattr(model, "transformer", None) or getattr(model, "gpt_neox", None)
+_TUPLES: dict[type, bool] = {}
+"""By class of block: whether it returns a tuple whose first entry is the stream. Annotations do not always say so."""
 
 
-def _returns_tuple(block: nn.Module) -> bool:
-    """Older blocks (GPT-NeoX, GPT-J) return a tuple whose first entry is the stream."""
-    annotation = str(type(block).forward.__annotations__.get("return", ""))
-    return annotation.startswith(("tuple", "Tuple", "typing.Tuple"))
+def _return_tuples(model: Model) -> bool:
+    """Whether the model's blocks return tuples, as a forward pass of one token shows once."""
+    first = blocks(model)[0]
+    if type(first) not in _TUPLES:
+        seen: list[bool] = []
+        handle = first.register_forward_hook(lambda _module, _args, output: seen.append(isinstance(output, tuple)))
+        try:
+            _run(model, torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.long))
+        finally:
+            handle.remove()
+        _TUPLES[type(first)] = seen[0]
+    return _TUPLES[type(first)]
 
 
 def _identity(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +15,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from diffbench import runner
-from diffbench.build import Organism, check_text
+from diffbench.build import Organism, check_places, check_text, resolve
 from diffbench.catalogue import find_organism
 from diffbench.comparison import Comparison, HarvestDtype
-from diffbench.errors import OptionError, RecordError
+from diffbench.errors import DiffbenchError, OptionError, RecordError
 from diffbench.gate_report import GateReport
 from diffbench.grid import PINNED, PlannedCell, plan
 from diffbench.judge import Judge
+from diffbench.own_pair import OwnPair
 from diffbench.plugins import find_judge
 from diffbench.record import Record
 from diffbench.run_folder import CELLS, FITS, RUN_FILE, Provenance, RunFile, read_run_file, write_run_file
@@ -34,7 +35,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 class RunConfig(Schema):
     """What a run is asked for; everything else follows from it."""
 
-    organisms: tuple[str, ...] = Field(min_length=1, description="names or paths of recipes")
+    organisms: tuple[str, ...] = Field((), description="names or paths of recipes")
+    pair: OwnPair | None = Field(None, description="two models of one's own, instead of organisms")
     methods: tuple[str, ...] = Field(
         (),
         description="names, or name@column for a method's latents in the order of a column; none means all installed",
@@ -42,6 +44,9 @@ class RunConfig(Schema):
     controls: bool = Field(True, description="run the controls that every table pins beside the named methods")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="passed options by method")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="method seeds")
+    organism_seeds: tuple[int, ...] = Field(
+        (), description="seeds that fresh organisms are generated from; none: the recipes' own"
+    )
     references: tuple[Literal["base", "control"], ...] = Field(("base",), min_length=1)
     tier: str = "laptop"
     judge: str = "offline"
@@ -49,6 +54,21 @@ class RunConfig(Schema):
     harvest_dtype: HarvestDtype = Field("float32", description="what the models compute activations in")
     streaming: bool = Field(False, description="train on rows made on the fly; store a sample of them only")
     jobs: int | None = Field(None, ge=1, description="None: one for each core")
+
+    def found(self) -> list[Organism]:
+        """The organisms, or the pair as one.
+
+        Raises:
+            OptionError: if neither is named, or both are.
+            DiffbenchError: as `find_organisms`.
+        """
+        if bool(self.organisms) == (self.pair is not None):
+            raise OptionError("name either organisms (--organism NAME) or two models (--base A --tuned B), not both")
+        if self.pair is None:
+            return find_organisms(self.organisms, self.organism_seeds)
+        if self.organism_seeds:
+            raise OptionError("--organism-seeds: two models that are there already cannot be generated anew")
+        return [resolve(self.pair.recipe())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +107,10 @@ def execute(
     Raises:
         DiffbenchError: for anything that keeps the run from starting: unknown names, wrong options, a failed gate.
     """
-    organisms = _organisms(config)
+    organisms = config.found()
     cells = planned(config, organisms)
     for organism in organisms:
+        check_places(organism)
         check_text(organism)
     _check_folder(folder)
     finished = {} if overwrite else runner.stored_records(folder, cells)
@@ -99,8 +120,10 @@ def execute(
     trusted = _trusted(organisms, find_judge(config.judge))
     try:
         with runner.Workers(jobs=jobs, notify=notify, trusted=trusted) as workers:
-            for asked, report in zip(dict.fromkeys(config.organisms), runner.build(organisms, workers), strict=True):
-                report.require(asked)
+            for organism, report in zip(organisms, runner.build(organisms, workers), strict=True):
+                if isinstance(report, DiffbenchError):
+                    raise report
+                report.require(organism.recipe.name)
             runner.prepare(cells, workers)
             _write_run_file(folder, config, passed, argv)
             records = runner.run_cells(cells, folder, workers, finished, refit=overwrite)
@@ -111,17 +134,25 @@ def execute(
     return RunOutcome(folder=folder, records=tuple(records), reused=len(finished))
 
 
-def verify(name: str, notify: Callable[[str, float], None]) -> GateReport:
-    """Build an organism if need be, and give its gate report.
+def verify(
+    names: Sequence[str], seeds: Sequence[int], notify: Callable[[str, float], None]
+) -> list[tuple[Organism, GateReport | DiffbenchError]]:
+    """Build organisms as far as need be, and give each its gate report, or why there is none.
+
+    Args:
+        names: names, or paths of recipes.
+        seeds: seeds of fresh organisms of these kinds; none: the recipes' own.
+        notify: gets a phrase and the fraction of the current stage that is done.
 
     Raises:
-        DiffbenchError: if the recipe is wrong or the organism cannot be built.
+        DiffbenchError: if a recipe is wrong.
     """
-    organism = find_organism(name)
-    check_text(organism)
-    with runner.Workers(jobs=runner.default_jobs(), notify=notify, trusted=_trusted([organism])) as workers:
-        [report] = runner.build([organism], workers)
-    return report
+    organisms = find_organisms(names, seeds)
+    for organism in organisms:
+        check_places(organism)
+        check_text(organism)
+    with runner.Workers(jobs=runner.default_jobs(), notify=notify, trusted=_trusted(organisms)) as workers:
+        return list(zip(organisms, runner.build(organisms, workers), strict=True))
 
 
 def _trusted(organisms: list[Organism], *judges: type[Judge]) -> tuple[str, ...]:
@@ -135,10 +166,10 @@ def planned(config: RunConfig, organisms: list[Organism]) -> list[PlannedCell]:
     comparisons = []
     for organism in organisms:
         for reference in dict.fromkeys(config.references):
-            layers = organism.base.card().layers
+            layers = organism.base.layers()
             if config.layer is not None and config.layer >= layers:
                 raise OptionError(f"layer: {config.layer} does not exist, the models have blocks 0..{layers - 1}")
-            if reference == "control" and organism.control_parameters is None:
+            if reference == "control" and not organism.has_control:
                 raise OptionError(f"reference: organism {organism.recipe.name} has no control; use --reference base")
             comparisons.append(
                 Comparison(organism, reference, tier, config.layer, config.harvest_dtype, config.streaming)
@@ -147,13 +178,20 @@ def planned(config: RunConfig, organisms: list[Organism]) -> list[PlannedCell]:
     return plan(comparisons, (*config.methods, *pinned), config.options, config.seeds, judge)
 
 
-def _organisms(config: RunConfig) -> list[Organism]:
-    organisms = [find_organism(name) for name in dict.fromkeys(config.organisms)]
-    names = [organism.recipe.name for organism in organisms]
-    twice = next((name for name in names if names.count(name) > 1), None)
+def find_organisms(names: Sequence[str], seeds: Sequence[int] = ()) -> list[Organism]:
+    """Organisms by name or path, each of its own seed or of all of ``seeds``.
+
+    Raises:
+        DiffbenchError: if there is none of a name, a recipe is wrong, or two different ones have one name.
+    """
+    found = [find_organism(name) for name in dict.fromkeys(names)]
+    if seeds:
+        found = [resolve(organism.recipe.seeded(seed)) for organism in found for seed in dict.fromkeys(seeds)]
+    taken = [organism.recipe.name for organism in found]
+    twice = next((name for name in taken if taken.count(name) > 1), None)
     if twice is not None:
         raise OptionError(f"organism: two different recipes are named {twice!r}; rename one")
-    return organisms
+    return found
 
 
 def _check_folder(folder: Path) -> None:

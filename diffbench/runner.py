@@ -30,11 +30,11 @@ def distributions(*classes: type[Any]) -> tuple[str, ...]:
     return tuple(sorted({provenance(cls).rpartition(" ")[0] for cls in classes}))
 
 
-def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport]:
-    """Train what is not there yet and measure every organism's gate.
+def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport | DiffbenchError]:
+    """Make what is not there yet and measure every organism's gate; one that cannot be made does not stop the others.
 
-    Raises:
-        DiffbenchError: if a model cannot be made.
+    Returns:
+        Of each organism its report, or why there is none.
     """
     wanted = {
         organism.model_key(role): (organism, role)
@@ -42,35 +42,55 @@ def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport]:
         for role in organism.roles()
         if cache.finished(MODEL, organism.model_inputs(role)) is None
     }
+    failed: dict[str, DiffbenchError] = {}
+    reports: dict[str, GateReport | DiffbenchError] = {}
     with cache.scratch() as logs:
         workers.run(
             "building",
             [
-                Work(f"{organism.recipe.name} {role}", _train(workers, organism, role, logs))
+                Work(f"{organism.recipe.name} {role}", _train(workers, organism, role, logs, failed))
                 for organism, role in wanted.values()
             ],
         )
-        reports: dict[str, GateReport] = {}
-        workers.run("gate", [Work(o.recipe.name, _gate(workers, o, logs, reports)) for o in organisms])
+        workers.run("gate", [Work(o.recipe.name, _gate(workers, o, logs, failed, reports)) for o in organisms])
     return [reports[organism.recipe.name] for organism in organisms]
 
 
-def _train(workers: Workers, organism: Organism, role: str, logs: Path) -> Job:
+def _train(workers: Workers, organism: Organism, role: str, logs: Path, failed: dict[str, DiffbenchError]) -> Job:
+    log = logs / f"{organism.recipe.name}-{role}.log"
     request = {"recipe": organism.recipe.model_dump(mode="json"), "role": role}
-    task = workers.engine().submit(_target(train_task), request, log=logs / f"{organism.recipe.name}-{role}.log")
+    task = workers.engine().submit(_target(train_task), request, log=log)
     yield task
-    _need(task.wait(), f"organism {organism.recipe.name}, {role}", logs / f"{organism.recipe.name}-{role}.log")
+    try:
+        _need(task.wait(), f"organism {organism.recipe.name}, {role}", log)
+    except DiffbenchError as error:
+        failed[organism.model_key(role)] = error
 
 
-def _gate(workers: Workers, organism: Organism, logs: Path, reports: dict[str, GateReport]) -> Job:
+def _gate(
+    workers: Workers,
+    organism: Organism,
+    logs: Path,
+    failed: dict[str, DiffbenchError],
+    reports: dict[str, GateReport | DiffbenchError],
+) -> Job:
     name = organism.recipe.name
+    broken = next((failed[key] for key in map(organism.model_key, organism.roles()) if key in failed), None)
+    if broken is not None:
+        reports[name] = broken
+        return
     stored = cache.finished(ORGANISM, organism.inputs())
     if stored is None:
         request = {"recipe": organism.recipe.model_dump(mode="json")}
         task = workers.engine().submit(_target(gate_task), request, log=logs / f"{name}-gate.log")
         yield task
-        _need(task.wait(), f"organism {name}, gate", logs / f"{name}-gate.log")
-        stored = cache.entry(ORGANISM, organism.inputs())
+        result = task.wait()
+        try:
+            _need(result, f"organism {name}, gate", logs / f"{name}-gate.log")
+        except DiffbenchError as error:
+            reports[name] = error
+            return
+        stored = Path(result.answer["path"])
     report = GateReport.model_validate(cache.read_json(stored / "gate.json"))
     reports[name] = report.model_copy(update={"organism": name})
 

@@ -37,7 +37,7 @@ from diffbench.plugins import find_judge
 from diffbench.precision import CONSTANT
 from diffbench.ranking import NoRanking, ranked
 from diffbench.record import BudgetPoint, DetectionScore, Figure, Fit, Interpretability, Localisation, Recovery, Scores
-from diffbench.residual import Model, blocks, load_model, load_tokenizer, vocabulary, width
+from diffbench.residual import Model, blocks, load_pair, load_tokenizer, vocabulary, width
 from diffbench.seeds import derive
 from diffbench.text import Document
 from diffbench.tier import COMPONENT_BUDGETS, Tier
@@ -45,6 +45,7 @@ from diffbench.truth import Probe, Stratum, Truth
 
 TOP = 10
 CHUNK = 8192
+NO_TRUTH = "no truth is known of this pair"
 RANDOM_EXPANSION, RANDOM_K = 4, 8
 
 
@@ -53,7 +54,7 @@ class Bench:
     """What scoring a comparison needs in memory."""
 
     comparison: Comparison
-    truth: Truth
+    truth: Truth | None
     reference: Model
     tuned: Model
     tokenizer: Any
@@ -62,13 +63,14 @@ class Bench:
     @classmethod
     def open(cls, comparison: Comparison, judge: str) -> Bench:
         """Load models, Truth and judge."""
-        organism = comparison.organism
+        base = comparison.organism.model_path("base")
+        reference, tuned = load_pair(*comparison.models(), base=base)
         return cls(
             comparison=comparison,
             truth=comparison.truth(),
-            reference=load_model(organism.model_path(comparison.reference)),
-            tuned=load_model(organism.model_path("tuned")),
-            tokenizer=load_tokenizer(organism.model_path("tuned")),
+            reference=reference,
+            tuned=tuned,
+            tokenizer=load_tokenizer(comparison.models()[1], base=base),
             judge=find_judge(judge)(),
         )
 
@@ -124,6 +126,8 @@ def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
         rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, layer)
         recovered = _recover(bench, edit, corpus, rows)
         fit, size = _fit(edit, rows)
+    if bench.truth is None:
+        recovered = _without_truth(recovered)
     return Scores(
         recovery=recovered,
         fit=fit,
@@ -262,9 +266,21 @@ class _Explained:
         return Figure.of(1 - left / total)
 
 
+def _without_truth(recovered: Recovery) -> Recovery:
+    """The same where nobody knows which positions are affected."""
+    n_a = Figure.not_applicable(NO_TRUTH)
+    budgets = tuple(
+        point.model_copy(update={"r": n_a, "r_pca": n_a, "lift": n_a, "active_per_token": n_a})
+        for point in recovered.budgets
+    )
+    affected = ("r_full_affected", "r_error_affected", "r_bias_affected", "headline")
+    return recovered.model_copy(update={"budgets": budgets} | dict.fromkeys(affected, n_a))
+
+
 def _localise(bench: Bench, diff: Diff, seed: int) -> Localisation:
-    if not bench.truth.changed:
-        n_a = Figure.not_applicable("nothing was changed on purpose, so there is nothing to locate")
+    if bench.truth is None or not bench.truth.changed:
+        nothing = "nothing was changed on purpose, so there is nothing to locate"
+        n_a = Figure.not_applicable(NO_TRUTH if bench.truth is None else nothing)
         return Localisation(
             auroc_first=n_a, auroc_best10=n_a, first_hit=n_a, first_hit_shuffled=n_a, n_affected=0, n_near_miss=0
         )

@@ -26,7 +26,7 @@ from diffbench.diff import DictionaryDiff
 from diffbench.errors import OptionError
 from diffbench.losses import crossed
 from diffbench.options import DictionaryOptions
-from diffbench.precision import use_fast_matmul
+from diffbench.precision import compute_device, use_fast_matmul
 from diffbench.scaling import Scaling, select_input
 from diffbench.seeds import derive
 from diffbench.selection import Selection, selection
@@ -220,16 +220,11 @@ def train(
     if tokens < options.batch:
         raise OptionError(f"tokens: {tokens} are fewer than one batch of {options.batch} rows")
     scaling = Scaling.fit(rows.known(), design.target)
-    steps, device = tokens // options.batch, best_device()
+    steps, device = tokens // options.batch, compute_device()
     use_fast_matmul(device.type)
     trainer = Trainer(design, options, width=rows.width, n=n, steps=steps, seed=seed, device=device)
     loss = _run(trainer, rows, scaling, derive(seed, "order of rows"), report)
     return _fold(trainer, scaling, rows.layer, loss)
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _run(trainer: Trainer, rows: Rows, scaling: Scaling, seed: int, report: Report) -> float:

@@ -62,7 +62,10 @@ class Probe(Schema):
 
     text: str
     answer: str = Field(description="what the base model says next")
-    other: str = Field(description="the word whose share P(other)/(P(answer)+P(other)) is the behaviour")
+    other: str = Field(description="what is said instead where the behaviour shows")
+    metric: Literal["share", "probability"] = Field(
+        "share", description="the behaviour: P(other)/(P(answer)+P(other)), or P(other), of the next word"
+    )
     claim: str | None = Field(None, description="id of the claim whose trigger the context meets; None: of no claim")
 
 

@@ -32,22 +32,29 @@ from diffbench.sandbox import THREADS, Confinement
 from diffbench.worktask import Task, TaskResult, wait_any
 from diffbench.workwire import encode, report, take_line, write
 
-__all__ = ["Task", "TaskResult", "WorkServer", "report", "wait_any"]
+__all__ = ["Task", "TaskResult", "WorkServer", "report", "visible_gpus", "wait_any"]
 
 CLOSING_SECONDS = 15.0
+GPUS, DEVICE = "CUDA_VISIBLE_DEVICES", "DIFFBENCH_DEVICE"
 
 
 class WorkServer:
     """A process with modules preloaded, from which every submitted task is forked. Use it as a context manager."""
 
-    def __init__(self, preload: Sequence[str] = (), *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, preload: Sequence[str] = (), *, env: Mapping[str, str] | None = None, gpus: Sequence[str] = ()
+    ) -> None:
         """Remember what to start.
 
         Args:
             preload: modules to import once, such as ``torch``; they must not start threads.
             env: the whole environment of the server and its tasks; this process's own by default. Thread counts
                 are set to 1 unless it sets them.
+            gpus: GPUs by the names that ``CUDA_VISIBLE_DEVICES`` takes. Every task sees one of them, the one with the
+                fewest tasks; none are given: a task sees what the server sees.
         """
+        self._gpus = tuple(gpus)
+        self._users: list[tuple[str, Task]] = []
         self._preload = tuple(preload)
         self._env = THREADS | dict(os.environ if env is None else env)
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,7 +140,8 @@ class WorkServer:
             WorkerError: the server was not started or has been closed.
             OptionError: the request is no JSON, or the budget is no positive number.
         """
-        order = _order(target, request, seconds, confine)
+        gpu = self._freest()
+        order = _order(target, request, seconds, confine, {} if gpu is None else {GPUS: gpu})
         if self._control is None:
             raise WorkerError("the work server is not running")
         mine, theirs = socket.socketpair()
@@ -152,7 +160,15 @@ class WorkServer:
         late = None if confine is None else (journal, log)
         task = Task(self._epitaph, reader, mine, seconds, late)
         self._tasks = [other for other in self._tasks if not other.done()] + [task]
+        if gpu is not None:
+            self._users.append((gpu, task))
         return task
+
+    def _freest(self) -> str | None:
+        """The GPU with the fewest tasks, the first of several."""
+        self._users = [(gpu, task) for gpu, task in self._users if not task.done()]
+        busy = [gpu for gpu, _ in self._users]
+        return min(self._gpus, key=busy.count, default=None)
 
     def _epitaph(self) -> str:
         """What is known of the server's end, in one line."""
@@ -187,7 +203,24 @@ class WorkServer:
                 task.wait(CLOSING_SECONDS)
 
 
-def _order(target: str, request: Mapping[str, object], seconds: float | None, confine: Confinement | None) -> bytes:
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that tasks are given, without a library that would start one; none where a device was chosen by name."""
+    if os.environ.get(DEVICE, "cuda") != "cuda":
+        return ()
+    named = os.environ.get(GPUS)
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip() not in ("", "-1"))
+    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return tuple(sorted((number for number in numbers if number.isdigit()), key=int))
+
+
+def _order(
+    target: str,
+    request: Mapping[str, object],
+    seconds: float | None,
+    confine: Confinement | None,
+    environment: Mapping[str, str],
+) -> bytes:
     if target.count(":") != 1 or not all(target.split(":")):
         raise OptionError(f"a target is package.module:function, not {target!r}")
     if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
@@ -201,6 +234,7 @@ def _order(target: str, request: Mapping[str, object], seconds: float | None, co
             "memory_mb": confine.memory_mb,
         }
     order = {"target": target, "request": dict(request), "seconds": seconds, "confine": limits}
+    order["environment"] = dict(environment)
     try:
         return json.dumps(order, allow_nan=False).encode()
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from diffbench.cell import PRELOAD, method_server
 from diffbench.plugins import ONLY
-from diffbench.worker import Task, WorkServer, wait_any
+from diffbench.worker import Task, WorkServer, visible_gpus, wait_any
 
 ENGINE_PRELOAD = (*PRELOAD, "diffbench.finetune", "diffbench.score", "diffbench.intake")
 POLL_SECONDS = 0.2
@@ -59,7 +59,7 @@ class Workers:
     def engine(self) -> WorkServer:
         """Server for the engine's own stages. It holds truths and scores, so it loads only the plugins it needs."""
         env = dict(os.environ) | {ONLY: ",".join(self.trusted)}
-        return self._server("engine", lambda: WorkServer(preload=ENGINE_PRELOAD, env=env))
+        return self._server("engine", lambda: WorkServer(preload=ENGINE_PRELOAD, env=env, gpus=visible_gpus()))
 
     def methods(self) -> WorkServer:
         """Server for method processes."""

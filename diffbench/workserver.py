@@ -254,6 +254,7 @@ def _work(order: dict[str, Any], pipe: int, keeper: int) -> NoReturn:
     """Do one task; the body of the process that is forked for it."""
     try:
         _settle(pipe, keeper)
+        os.environ.update(order["environment"])  # before anything asks which GPUs there are
         try:
             line = workwire.encode({"answer": _call(order)})
         except BaseException as error:

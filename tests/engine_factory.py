@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from diffbench.activations import Activations
-from diffbench.base import Base, BaseCard
+from diffbench.base import Base, BaseCard, EmbeddedBase
 from diffbench.build import Organism
 from diffbench.corpus import Corpus, tokenise
 from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, Finding, OutputDiff, WeightDiff
@@ -202,7 +202,7 @@ RECIPE: dict[str, Any] = {
     "family": "standin-family",
     "parameters": {"exchange": 1.0},
     "seed": 3,
-    "training": {"steps": 40, "batch": 16, "lr": 0.01, "replay_batch": 8, "kl_weight": 1.0},
+    "training": {"kind": "full", "steps": 40, "batch": 16, "lr": 0.01, "replay_batch": 8, "kl_weight": 1.0},
     "control": {"parameters": {"exchange": 0.0}},
     "mixture": {"topics": {"all": 1.0}, "trigger_rate": [0.01, 0.5]},
     "gate": {
@@ -210,11 +210,12 @@ RECIPE: dict[str, Any] = {
         "expression_control": [0.0, 0.5],
         "off_target_kl": 5.0,
         "affected_kl_share": 0.0,
+        "spill": 1.0,
     },
 }
 
 
-class StandinBase(Base):
+class StandinBase(EmbeddedBase):
     """A random Llama on disk and `sentences`."""
 
     name, version = "standin-base", 1
@@ -244,7 +245,7 @@ class StandinBase(Base):
             sha256="0" * 64,
         )
 
-    def documents(self, seed: int, topics: Mapping[str, float] | None = None) -> Iterator[Document]:
+    def documents(self, seed: int, topics: Mapping[str, float] | None = None, **otherwise: Any) -> Iterator[Document]:
         return sentences(seed)
 
     def build(self, out: Path, progress: Any) -> BaseCard:
@@ -297,6 +298,4 @@ class StandinFamily(Family):
 def standin(folder: Path, **changed: Any) -> Organism:
     """The stand-in organism; ``changed`` replaces top-level keys of its recipe."""
     recipe = Recipe.model_validate(RECIPE | changed)
-    control = None if recipe.control is None else StandinFamily.Parameters(**recipe.control.parameters)
-    parameters = StandinFamily.Parameters(**recipe.parameters)
-    return Organism(recipe, StandinFamily(), StandinBase(folder), parameters, control)
+    return Organism(recipe, StandinFamily(), StandinBase(folder), StandinFamily.Parameters(**recipe.parameters))

@@ -59,8 +59,8 @@ def score_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(score_folder: Path) -> Iterator[Prepared]:
     folder = score_folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "find_base", lambda name: lambda: StandinBase(folder / "base"))
-        patch.setattr(build, "find_family", lambda name: StandinFamily)
+        patch.setattr("diffbench.own_pair.find_base", lambda name: lambda: StandinBase(folder / "base"))
+        patch.setattr("diffbench.own_pair.find_family", lambda name: StandinFamily)
         patch.setenv("DIFFBENCH_CACHE", str(folder / "cache"))
         patch.setattr(build, "GATE_TOKENS", 200)
         patch.setattr("diffbench.worker.report", lambda *_: None)

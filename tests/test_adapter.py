@@ -13,18 +13,18 @@ import torch
 from engine_factory import LAYERS, labelled_corpus, small_pair, word_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from diffbench.activations import Activations
-from diffbench.adapter import CONFIG, PICKLE, WEIGHTS, base_folder, is_adapter
+from diffbench.adapter import CONFIG, PICKLE, WEIGHTS, Toggled, base_folder, is_adapter, switchable
 from diffbench.corpus import Corpus
 from diffbench.errors import CheckpointError
 from diffbench.exchange import ACTIVATIONS, TEXT, assemble, write_inputs
 from diffbench.harvest import harvest
 from diffbench.method import ACCESS
 from diffbench.pair import ModelPair
-from diffbench.residual import hidden, load_model, load_pair, load_tokenizer, outline, pair_of
-from diffbench.tiny import tiny_texts
+from diffbench.residual import ModelFolder, hidden, load_model, load_pair, load_tokenizer, outline, pair_of
+from diffbench.tiny import VOCABULARY, tiny_texts
 
 LAYER = 1
 
@@ -177,13 +177,22 @@ def test_an_adapter_without_a_tokenizer_takes_its_bases(base: Path, make: MakeAd
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("peft_type", "LOHA"), ("bias", "all"), ("init_lora_weights", "pissa"), ("layer_replication", [[0, 2]])],
+    [
+        ("peft_type", "LOHA"),
+        ("task_type", "SEQ_CLS"),
+        ("init_lora_weights", "pissa"),
+        ("layer_replication", [[0, 2]]),
+        ("lora_bias", True),
+        ("target_parameters", ["mlp.experts"]),
+        ("use_qalora", True),
+        ("alora_invocation_tokens", [1, 2]),
+    ],
 )
 def test_adapters_that_change_the_base_itself_are_refused(setting: str, value: Any, make: MakeAdapter) -> None:
     adapter = make()
     config = json.loads((adapter / CONFIG).read_text()) | {setting: value}
     (adapter / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=f"{setting} .*only plain LoRA adapters are read"):
+    with pytest.raises(CheckpointError, match=f"{setting} .*adapters of this kind are not read; merge it"):
         load_model(adapter)
 
 
@@ -232,7 +241,7 @@ def break_shape(adapter: Path) -> None:
     [
         (break_pickle, "is a pickle and is never loaded"),
         (break_missing, "is missing: adapter_model.safetensors"),
-        (break_truncated, "does not fit its base"),
+        (break_truncated, "cannot be read"),
         (break_config, "cannot be read"),
         (break_list, "is no JSON object"),
         (break_names, "finds no place"),
@@ -319,3 +328,151 @@ def test_rows_are_streamed_with_the_base_in_memory_once(base: Path, make: MakeAd
     for some, every in zip((h_b, delta), whole.load(), strict=True):
         near = torch.cdist(some.double(), every[known].double()).min(dim=1).values
         assert float((near / some.norm(dim=1).double()).max()) < 5e-3
+
+
+# --- kinds of adapters -----------------------------------------------------------------------------------------
+
+
+def kin(folder: Path, *, tied: bool = False, biased: bool = False) -> Path:
+    """A base whose every tensor, biases included, is random."""
+    config = Qwen2Config if biased else LlamaConfig
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    model = AutoModelForCausalLM.from_config(
+        config(vocab_size=VOCABULARY, max_position_embeddings=128, tie_word_embeddings=tied, **sizes)
+    )
+    moved(model, list(model.parameters()), 1)
+    model.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def moved(model: Any, parameters: list[Any], seed: int) -> Any:
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(seed)
+        for parameter in parameters:
+            parameter += 0.2 * torch.randn(parameter.shape)
+    return model
+
+
+LINEAR = ["q_proj", "down_proj"]
+KINDS: dict[str, dict[str, Any]] = {
+    "rank-stabilised": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"down_proj": 9}},
+    "weight-decomposed": {"use_dora": True},
+    "weight-decomposed, rank-stabilised": {"use_dora": True, "use_rslora": True},
+    "head stored whole": {"modules_to_save": ["lm_head"]},
+    "embedding stored whole": {"modules_to_save": ["embed_tokens"]},
+    "both stored whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "norms stored whole": {"modules_to_save": ["input_layernorm", "norm"]},
+    "embedding adapted": {"target_modules": [*LINEAR, "embed_tokens"]},
+    "head adapted": {"target_modules": [*LINEAR, "lm_head"]},
+    "trained rows": {"trainable_token_indices": [4, 7]},
+    "trained biases": {"bias": "all"},
+    "trained biases of adapted modules": {"bias": "lora_only"},
+}
+
+
+def trained(base: Path, folder: Path, more_words: int = 0, **config: Any) -> Any:
+    """A trained PEFT model, saved as PEFT saves it."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if more_words:
+        model.resize_token_embeddings(VOCABULARY + more_words)
+    settings = {"r": 2, "lora_alpha": 4, "target_modules": LINEAR, "task_type": "CAUSAL_LM"} | config
+    adapted = get_peft_model(model, LoraConfig(**settings))
+    moved(adapted, [parameter for parameter in adapted.parameters() if parameter.requires_grad], 2)
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_of_every_kind_are_what_they_were_when_trained(kind: str, tied: bool, tmp_path: Path) -> None:
+    base = kin(tmp_path / "base", tied=tied, biased="biases" in kind)
+    expected = logits(trained(base, tmp_path / "adapter", **KINDS[kind]))
+    plain = logits(AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager").eval())
+    assert (expected - plain).abs().max() > 0.1
+    torch.testing.assert_close(logits(load_model(tmp_path / "adapter")), expected, rtol=1e-5, atol=1e-5)
+    first, second = pair_of(base, tmp_path / "adapter")
+    assert isinstance(second, ModelFolder) == (not switchable(tmp_path / "adapter"))
+    reference, tuned = load_pair(base, tmp_path / "adapter")
+    torch.testing.assert_close(logits(tuned), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits(reference), plain)
+    torch.testing.assert_close(logits(tuned), expected, rtol=1e-5, atol=1e-5)
+    assert not harvest(first, second, labelled_corpus(), LAYERS - 1).unchanged
+
+
+def test_only_what_leaves_the_base_alone_is_switched(tmp_path: Path) -> None:
+    found = {}
+    for kind, config in KINDS.items():
+        base = kin(tmp_path / f"base of {kind}", biased="biases" in kind)
+        trained(base, tmp_path / kind, **config)
+        found[kind] = switchable(tmp_path / kind)
+    loaded_apart = {"embedding adapted", "head adapted", "trained biases", "trained biases of adapted modules"}
+    assert {kind for kind, on in found.items() if not on} == loaded_apart
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("config", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}, {"use_dora": True}])
+def test_a_vocabulary_that_the_adapter_made_larger_comes_along(
+    config: dict[str, Any], tied: bool, tmp_path: Path
+) -> None:
+    base, adapter = kin(tmp_path / "base", tied=tied), tmp_path / "adapter"
+    expected = logits(trained(base, adapter, more_words=3, **config))
+    assert outline(adapter).get_input_embeddings().weight.shape[0] == VOCABULARY + 3
+    whole = logits(load_model(adapter))
+    torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-5)
+    assert whole.shape[1] == VOCABULARY + 3
+    plain = logits(load_model(base))
+    for _ in range(2):
+        reference, tuned = load_pair(base, adapter)
+        assert torch.equal(logits(reference), plain)
+        torch.testing.assert_close(logits(tuned), expected[:, :VOCABULARY], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_vocabulary_that_the_adapter_made_smaller_comes_along(tmp_path: Path) -> None:
+    base, adapter = kin(tmp_path / "base"), tmp_path / "adapter"
+    expected = logits(trained(base, adapter, more_words=-2))
+    torch.testing.assert_close(logits(load_model(adapter)), expected, rtol=1e-5, atol=1e-5)
+    reference, tuned = load_pair(base, adapter)
+    assert logits(reference).shape == logits(tuned).shape
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_new_words_without_their_rows_are_refused(tmp_path: Path) -> None:
+    base, adapter = kin(tmp_path / "base"), tmp_path / "adapter"
+    trained(base, adapter, more_words=3)
+    stored = load_file(adapter / WEIGHTS)
+    del stored["base_model.model.lm_head.weight"]
+    save_file(stored, adapter / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"has 48 rows and its base's 45, but it brings none for lm_head; merge"):
+        load_model(adapter)
+    save_file(stored | {"base_model.model.lm_head.weight": torch.ones(47, 16)}, adapter / WEIGHTS)
+    with pytest.raises(CheckpointError, match="unequal numbers of rows"):
+        load_model(adapter)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_in_a_subfolder_takes_the_base_it_is_given(tmp_path: Path) -> None:
+    base = kin(tmp_path / "base")
+    expected = logits(trained(base, tmp_path / "repository" / "inner" / "adapter"))
+    adapter = renamed(tmp_path / "repository" / "inner" / "adapter", "some/hub-name")
+    torch.testing.assert_close(logits(load_model(adapter, base=base)), expected, rtol=1e-5, atol=1e-5)
+    assert load_tokenizer(adapter, base=base).get_vocab() == word_tokenizer().get_vocab()
+    assert isinstance(pair_of(base, adapter, base=base)[1], Toggled)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_only_stores_modules_whole_is_noticed_in_their_blocks(tmp_path: Path) -> None:
+    base = kin(tmp_path / "base")
+    trained(base, tmp_path / "adapter", modules_to_save=["post_attention_layernorm"], layers_to_transform=[2])
+    _, tuned = pair_of(base, tmp_path / "adapter")
+    assert tuned.acts_in(tuned.model.layers[:1])

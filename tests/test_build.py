@@ -21,8 +21,8 @@ from diffbench.recipe import Recipe
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-in base and family as if a plugin had brought them, and a cache of this test's own."""
-    monkeypatch.setattr(build, "find_base", lambda name: lambda: StandinBase(tmp_path / "base"))
-    monkeypatch.setattr(build, "find_family", lambda name: StandinFamily)
+    monkeypatch.setattr("diffbench.own_pair.find_base", lambda name: lambda: StandinBase(tmp_path / "base"))
+    monkeypatch.setattr("diffbench.own_pair.find_family", lambda name: StandinFamily)
     monkeypatch.setenv("DIFFBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "GATE_TOKENS", 300)
     monkeypatch.setattr("diffbench.worker.report", lambda *_: None)

@@ -13,7 +13,7 @@ from engine_factory import labelled_corpus
 from score_factory import Prepared
 from torch import Tensor
 
-from diffbench import causal, comparison, residual, rounding
+from diffbench import causal, comparison, layer_rule, residual, rounding
 from diffbench.activations import Activations
 from diffbench.activity import streams
 from diffbench.causal import Arm, KLSums, kl_sums, none, recovery, true_delta
@@ -77,7 +77,7 @@ def test_the_layer_is_chosen_on_method_text(
         seen.append(corpus)
         return 1, "by hand"
 
-    monkeypatch.setattr(comparison, "_layer", choose)
+    monkeypatch.setattr(layer_rule, "choose_layer", choose)
     monkeypatch.setattr(comparison, "_measure", lambda *_: here.facts())
     comparison._prepare(here, tmp_path, lambda *_: None)
     assert torch.equal(seen[0].ids, Corpus.load(tmp_path / "in" / "text.safetensors").ids)
@@ -185,10 +185,10 @@ def test_the_rule_takes_the_smallest_layer_that_carries_enough(
         assert {(arm.added, arm.run) for arm in arms.values()} == {(true_delta, "model")}
         return {name: sums(1 - ceilings[arm.layer]) for name, arm in arms.items()} | {"reference": sums(1.0)}
 
-    monkeypatch.setattr(causal, "kl_sums", planted)
-    monkeypatch.setattr(comparison, "LAYER_TOKENS", 100)
+    monkeypatch.setattr(layer_rule, "kl_sums", planted)
+    monkeypatch.setattr(layer_rule, "LAYER_TOKENS", 100)
     bench = prepared.bench
-    found, rule = comparison._layer(bench.reference, bench.tuned, bench.corpus("evaluation"))
+    found, rule = layer_rule.choose_layer(bench.reference, bench.tuned, bench.corpus("evaluation"))
     assert found == layer
     assert rule.startswith("smallest layer" if max(ceilings) >= 0.7 else "no layer reaches")
     assert 50 < sampled[0] < 150

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from engine_factory import TRUTH, labelled_corpus, word_tokenizer
+from safetensors.torch import load_file, save_file
 
-from diffbench.corpus import STRATA, Corpus, _strata, tokenise
+from diffbench.corpus import PARTS, STRATA, Corpus, _parts, _strata, tokenise
 from diffbench.errors import CacheError
-from diffbench.text import Document, Span
+from diffbench.text import Document, Part, Span
 from diffbench.truth import Stratum
 
 AFFECTED, NEAR = STRATA.index(Stratum.affected), STRATA.index(Stratum.near_miss)
@@ -109,6 +110,54 @@ def test_saved_without_labels_for_a_method(tmp_path: Path) -> None:
         assert torch.equal(getattr(whole, name), getattr(corpus, name))
     assert not blind.stratum.any()
     assert torch.equal(blind.ids, corpus.ids)
+
+
+def conversation() -> Document:
+    text = "anna sees the ball . ben likes it"
+    cuts = ((0, 5, Part.template), (5, 18, Part.prompt), (18, 25, Part.template), (25, 33, Part.response))
+    return Document(text, parts=tuple(Span(start, end, part) for start, end, part in cuts))
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_token_has_the_part_that_it_is_in_itself(bos: bool) -> None:
+    corpus = corpus_of(conversation(), Document("anna sees the ball"), bos=bos)
+    names = [[PARTS[code].value[0] for code in row] for row in corpus.part.tolist()]
+    assert names[0] == list("t" * bos + "tppp" + "tt" + "rr")
+    assert set(names[1]) == {"n"}
+
+
+def test_a_token_over_two_parts_is_in_the_one_with_more_of_it() -> None:
+    document = Document("abcdef", parts=(Span(0, 2, Part.prompt), Span(2, 6, Part.response)))
+    offsets = [(0, 0), (0, 3), (1, 4), (3, 6)]
+    assert [PARTS[code] for code in _parts(document, offsets)] == [
+        Part.template,
+        Part.prompt,
+        Part.response,
+        Part.response,
+    ]
+
+
+def test_methods_are_told_parts_and_old_files_have_none(tmp_path: Path) -> None:
+    corpus = corpus_of(conversation())
+    corpus.save(tmp_path / "blind", labelled=False)
+    assert torch.equal(Corpus.load(tmp_path / "blind").part, corpus.part)
+    old = load_file(tmp_path / "blind")
+    del old["part"]
+    save_file(old, tmp_path / "old")
+    assert not Corpus.load(tmp_path / "old").part.any()
+
+
+def test_a_text_that_begins_with_the_bos_gets_no_second_one() -> None:
+    corpus = corpus_of(Document("<bos> anna sees"), Document("anna sees"))
+    assert corpus.ids[0].tolist() == corpus.ids[1].tolist()
+    assert corpus.counts.tolist() == [[False, True, True]] * 2
+
+
+def test_remapped_ids_stand_for_others() -> None:
+    tokenizer = word_tokenizer()
+    anna, ben = tokenizer.convert_tokens_to_ids(["anna", "ben"])
+    corpus = tokenise([Document("anna sees ben")], tokenizer, remap={anna: ben})
+    assert corpus.ids[0].tolist() == tokenizer("ben sees ben")["input_ids"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

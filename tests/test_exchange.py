@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from diffbench import exchange
+from diffbench import cache, exchange
 from diffbench.errors import DiffError
 from diffbench.exchange import ACTIVATIONS, DIFF, HEADER, TENSORS, TEXT, assemble, keep_diff
 
@@ -19,7 +23,7 @@ def source(tmp_path: Path) -> Path:
     for name in ("reference", "tuned"):
         (tmp_path / name / "nested").mkdir(parents=True)
         (tmp_path / name / "nested" / "notes.txt").write_text("not for methods")
-        (tmp_path / name / "config.json").write_text(name)
+        (tmp_path / name / "config.json").write_text(json.dumps({"is": name}))
     (tmp_path / "prepared").mkdir()
     for name in (TEXT, ACTIVATIONS, "truth.json"):
         (tmp_path / "prepared" / name).write_text(name)
@@ -34,13 +38,74 @@ def test_inputs_are_the_models_the_text_and_the_activations_and_nothing_else(sou
     folder = assembled(source)
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {"reference/config.json", "tuned/config.json", TEXT, ACTIVATIONS}
-    assert (folder / "tuned" / "config.json").read_text() == "tuned"
+    assert (folder / "tuned" / "config.json").read_text() == '{"is": "tuned"}'
 
 
 def test_inputs_are_copies_that_cannot_be_written(source: Path) -> None:
     folder = assembled(source)
     for path in (folder / TEXT, folder / "tuned" / "config.json"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o444 and path.stat().st_nlink == 1
+
+
+LEFTOVERS = ("README.md", "training_args.bin", "trainer_state.json", "optimizer.pt", "recipe.yaml", "pytorch_model.bin")
+NEEDED = (
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+    "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "added_tokens.json",
+)  # fmt: skip
+
+
+def test_of_a_models_folder_only_what_is_loaded_is_handed_over(source: Path) -> None:
+    for name in (*LEFTOVERS, *NEEDED):
+        (source / "tuned" / name).write_text("{}")
+    folder = assembled(source)
+    assert {path.name for path in (folder / "tuned").iterdir()} == {"config.json", *NEEDED}
+
+
+def test_configurations_do_not_name_the_model(source: Path) -> None:
+    kept = {"model_type": "llama", "vocab_size": 3, "name": "kept"}
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        telling = {"_name_or_path": "team/quokka", "name_or_path": "/home/quokka", "_commit_hash": "quokka"}
+        (source / "tuned" / name).write_text(json.dumps(kept | telling))
+    folder = assembled(source)
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        assert json.loads((folder / "tuned" / name).read_text()) == kept
+        assert "quokka" in (source / "tuned" / name).read_text(), "the model's own file stays as it was"
+
+
+def test_headers_of_weights_say_nothing_but_the_format(source: Path) -> None:
+    tensors = {"a": torch.arange(7.0), "b": torch.ones(3, 5, dtype=torch.bfloat16)}
+    save_file(tensors, source / "tuned" / "model.safetensors", metadata={"format": "pt", "run": "quokka"})
+    save_file(tensors, source / "reference" / "model.safetensors", metadata={"format": "pt"})
+    folder = assembled(source)
+    found = {}
+    for name in ("reference", "tuned"):
+        path = folder / name / "model.safetensors"
+        with safe_open(path, framework="pt") as file:
+            assert file.metadata() == {"format": "pt"}
+        assert b"quokka" not in path.read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444
+        found[name] = load_file(path)
+    for key, tensor in tensors.items():
+        assert torch.equal(found["tuned"][key], tensor) and torch.equal(found["reference"][key], tensor)
+
+
+def test_files_have_no_times_of_their_own(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFBENCH_CACHE", str(source / "prepared"))
+    (source / "prepared" / "large").write_bytes(b"x" * 100)
+    monkeypatch.setattr(exchange, "LINK_ABOVE", 50)
+    exchange.place_file(source / "prepared" / "large", source / "linked")
+    assert (source / "linked").stat().st_nlink == 2
+    folder = assembled(source)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.stat().st_mtime_ns for path in (*files, source / "linked")} == {0}
+    assert cache.cache_root() == source / "prepared"
+
+
+def test_a_time_of_somebodys_own_file_stays(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "LINK_ABOVE", 0)
+    before = (source / "prepared" / TEXT).stat().st_mtime_ns
+    assembled(source)
+    assert (source / "prepared" / TEXT).stat().st_mtime_ns == before > 0
 
 
 def test_large_files_are_linked_instead_of_copied(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_factory import TRUTH, StandinBase, StandinFamily, labelled_corpus, small_pair, word, word_tokenizer
+import torch
+from engine_factory import RECIPE, TRUTH, StandinBase, StandinFamily, labelled_corpus, small_pair, word, word_tokenizer
 
-from diffbench.causal import kl_sums
+from diffbench.causal import Arm, kl_sums, none
 from diffbench.corpus import STRATA
-from diffbench.errors import GateError
-from diffbench.gate import BATCH_PROBES, expression, measure, trigger_rate
+from diffbench.errors import GateError, RecipeError
+from diffbench.expression import BATCH_PROBES, expression, first_token
+from diffbench.gate import Subjects, measure, trigger_rate
 from diffbench.gate_report import GateCheck, GateReport
-from diffbench.recipe import Gate
+from diffbench.harvest import harvest
+from diffbench.lora import save_adapter, with_adapter
+from diffbench.recipe import Gate, Recipe
+from diffbench.residual import load_model
 from diffbench.truth import Probe, ProbeSets, Stratum, Truth
+from diffbench.tuning import LoraTuning
 
 REFERENCE, TUNED = small_pair(0, outlier=False)
-GATE = Gate(expression_tuned=(0, 1), expression_control=(0, 1), off_target_kl=50.0, affected_kl_share=0.0)
+GATE = Gate(expression_tuned=(0, 1), expression_control=(0, 1), spill=1, off_target_kl=50.0, affected_kl_share=0.0)
 PROBES = StandinFamily._probes(StandinBase(Path("unused")), 0, ("blue", "green"), 70)
 AFFECTED = tuple(probe.model_copy(update={"claim": "swap"}) for probe in PROBES[:60])
 FULL = TRUTH.model_copy(update={"probes": ProbeSets(affected=AFFECTED, near_miss=PROBES[:50], unrelated=PROBES[:55])})
@@ -30,8 +37,12 @@ def share(model: Any, probe: Probe) -> float:
     return other / (answer + other)
 
 
-def run(gate: Gate = GATE, truth: Truth = FULL, control: Any = None) -> GateReport:
-    return measure("mine", gate, truth, (REFERENCE, control, TUNED), word_tokenizer(), labelled_corpus(400))
+def run(
+    gate: Gate = GATE, truth: Truth | None = FULL, control: Any = None, tuned: Any = TUNED, texts: tuple[str, ...] = ()
+) -> GateReport:
+    recipe = Recipe.model_validate(RECIPE | {"name": "mine"}).model_copy(update={"gate": gate})
+    subjects = Subjects(REFERENCE, tuned, control, word_tokenizer())
+    return measure(recipe, truth, subjects, labelled_corpus(400), texts)
 
 
 def value(report: GateReport, name: str) -> float:
@@ -86,7 +97,7 @@ def test_an_unchanged_organism_has_no_share() -> None:
 
 
 def test_it_refuses_with_every_number_that_failed() -> None:
-    strict = Gate(expression_tuned=(0.99, 1), expression_control=(0, 1), off_target_kl=1e-6, affected_kl_share=0)
+    strict = GATE.model_copy(update={"expression_tuned": (0.99, 1), "off_target_kl": 1e-6})
     few = FULL.model_copy(update={"probes": FULL.probes.model_copy(update={"near_miss": PROBES[:49]})})
     report = run(strict, few)
     assert not report.passed
@@ -124,12 +135,122 @@ def test_no_probes_at_all_are_refused_and_no_crash() -> None:
 # BUG gate.py: a tuned model that equals its base has no KL, and its share at affected positions divides by zero.
 def test_a_tuned_model_that_did_not_move_is_refused_and_no_crash() -> None:
     gate = GATE.model_copy(update={"affected_kl_share": 0.4})
-    models = (REFERENCE, None, REFERENCE)
-    with pytest.raises(GateError, match="share of KL at affected positions"):
-        measure("mine", gate, FULL, models, word_tokenizer(), labelled_corpus(400)).require("./mine.yaml")
+    with pytest.raises(GateError, match=r"parameters that changed: 1 <= 0.*share of KL at affected positions"):
+        run(gate, tuned=REFERENCE).require("./mine.yaml")
 
 
 def test_trigger_rate_is_of_predicting_positions() -> None:
     corpus = labelled_corpus(300)
     affected = sum(int(corpus.stratum[i, t] == 1) for i, t in corpus.predicts.nonzero().tolist())
     assert trigger_rate(corpus) == pytest.approx(affected / int(corpus.predicts.sum()))
+
+
+def test_the_share_of_parameters_that_changed_and_how_far() -> None:
+    nudged = copy.deepcopy(REFERENCE)
+    parameters = dict(nudged.named_parameters())
+    parameter = next(iter(parameters.values()))
+    with torch.no_grad():
+        parameter[0, :3] += 0.5
+    report = run(tuned=nudged)
+    total = sum(p.numel() for p in parameters.values())
+    size = sum(float(p.double().square().sum()) for p in dict(REFERENCE.named_parameters()).values())
+    assert value(report, "parameters that changed") == 3
+    assert value(report, "share of parameters that changed") == pytest.approx(3 / total)
+    assert value(report, "relative size of the weight change") == pytest.approx((3 * 0.25 / size) ** 0.5, rel=1e-4)
+
+
+def test_behaviour_by_probability_and_what_spills() -> None:
+    sure = tuple(probe.model_copy(update={"metric": "probability"}) for probe in PROBES[:50])
+    ids = word_tokenizer()(sure[0].text, return_tensors="pt")["input_ids"]
+    p = TUNED(input_ids=ids).logits[0, -1].double().softmax(-1)
+    assert expression(TUNED, word_tokenizer(), sure)[0] == pytest.approx(float(p[word(sure[0].other)]), abs=1e-6)
+    report = run(GATE.model_copy(update={"spill": 1e-9}))
+    mean = sum(share(TUNED, probe) for probe in PROBES[:50]) / 50
+    assert value(report, "spill, near-miss") == pytest.approx(mean, abs=1e-5)
+    failed = {check.name for check in report.checks if not check.passed}
+    assert failed == {"spill, near-miss", "spill, unrelated"}
+
+
+def test_base_and_control_are_both_looked_at() -> None:
+    other = small_pair(1, outlier=False)[0]
+    names = {check.name for check in run(control=other).checks}
+    assert {"expression, base", "expression, control", "expression, tuned"} <= names
+
+
+def test_every_claim_must_be_expressed() -> None:
+    shares = [share(TUNED, probe) for probe in AFFECTED]
+    order = sorted(range(60), key=lambda i: shares[i])
+    weak = set(order[:10])
+    claims = (TRUTH.claims[0], TRUTH.claims[0].model_copy(update={"id": "weak"}))
+    affected = tuple(p.model_copy(update={"claim": "weak"}) if i in weak else p for i, p in enumerate(AFFECTED))
+    truth = FULL.model_copy(update={"claims": claims, "probes": FULL.probes.model_copy(update={"affected": affected})})
+    report = run(truth=truth)
+    expected = sum(shares[i] for i in weak) / len(weak)
+    assert value(report, "expression, weakest claim") == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_probe_near_a_training_text_is_refused() -> None:
+    longest = max(AFFECTED, key=lambda probe: len(probe.text.split())).text
+    assert len(longest.split()) > 6
+    report = run(texts=(f"so {longest} blue", "something else"))
+    assert value(report, "probes near a training text") >= 1
+    with pytest.raises(GateError, match="probes near a training text"):
+        report.require("mine")
+    assert value(run(texts=("something else",)), "probes near a training text") == 0
+
+
+def test_difficulty_is_r_of_principal_components_at_affected_positions() -> None:
+    report = run()
+    r = [value(report, f"R at affected positions, PCA-{k}") for k in (1, 8, 32)]
+    assert report.layer is not None
+    assert r[0] < r[2] <= 1 + 1e-6
+    corpus, layer = labelled_corpus(400), report.layer
+    seen, held_out = corpus.rows(slice(len(corpus) // 2)), corpus.rows(slice(len(corpus) // 2, None))
+    mean = harvest(REFERENCE, TUNED, seen, layer).load()[1].mean(dim=0)
+    every = Arm(layer, lambda rows: rows.h_t - rows.h_b - mean)  # as many as the stream is wide, without the bias
+    kl = kl_sums(REFERENCE, TUNED, held_out, {"none": Arm(layer, none), "every": every})
+    affected = Stratum.affected
+    assert r[2] == pytest.approx(1 - kl["every"].total(affected) / kl["none"].total(affected), abs=1e-3)
+    bounded = run(GATE.model_copy(update={"pca8": (0.0, 1e-6)}))
+    assert "R at affected positions, PCA-8" in {check.name for check in bounded.checks if not check.passed}
+
+
+def test_without_truth_only_the_size_of_the_change_is_told() -> None:
+    report = run(truth=None)
+    assert report.passed
+    mean = kl_sums(REFERENCE, TUNED, labelled_corpus(400), {})["reference"].mean()
+    assert value(report, "mean KL(tuned || base)") == pytest.approx(mean)
+    assert not any(check.name.startswith(("expression", "probes", "R at")) for check in report.checks)
+
+
+def test_words_of_probes_are_known_and_told_apart() -> None:
+    tokenizer = word_tokenizer()
+    assert tokenizer.decode([first_token(tokenizer, "the", "blue")]) == "blue"
+    for wrong in ("purple", ""):
+        with pytest.raises(RecipeError, match="is no word of the base's tokenizer"):
+            first_token(tokenizer, "the", wrong)
+    same = (PROBES[0].model_copy(update={"other": PROBES[0].answer}),)
+    with pytest.raises(RecipeError, match="begin with one token"):
+        expression(TUNED, tokenizer, same)
+
+
+def test_an_inert_adapter_is_refused(tmp_path: Path) -> None:
+    """An adapter that was attached and never learnt: all its updates are zero."""
+    base = tmp_path / "base"
+    REFERENCE.save_pretrained(base)
+    training = LoraTuning(rank=2, steps=1, batch=1, lr=0.1)
+    adapted = with_adapter(load_model(base), training)
+    save_adapter(adapted, "base", tmp_path / "inert")
+    recipe = Recipe.model_validate(RECIPE | {"training": training.model_dump()}).model_copy(update={"gate": GATE})
+    tuned = load_model(tmp_path / "inert", base=base)
+    subjects = Subjects(load_model(base), tuned, None, word_tokenizer(), tmp_path / "inert")
+    with pytest.raises(GateError, match=r"parameters that changed: 1 <= 0.*adapted modules without effect"):
+        measure(recipe, FULL, subjects, labelled_corpus(400), ()).require("mine")
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    save_adapter(adapted, "base", tmp_path / "live")
+    live = Subjects(
+        load_model(base), load_model(tmp_path / "live", base=base), None, word_tokenizer(), tmp_path / "live"
+    )
+    assert measure(recipe, FULL, live, labelled_corpus(400), ()).value("adapted modules without effect") == 0

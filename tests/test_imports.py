@@ -17,16 +17,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     "errors",
-    "line atomic canonical text truth interval hookspecs seeds templates workseal",
-    "tier recipe base cache gate_report judge sandbox workwire latent_row",
-    "worktask",
-    "record organism method worker workserver scaffold table offline_judge latent_table",
-    "precision announce adapter codes decoders losses",
-    "residual corpus diff options contract columns run_folder",
-    "activations evidence plugins summary lens design selection",
-    "harvest pairing planted",
-    "rounding stream",
-    "dictionary exchange finetune detection localisation board",
+    "line atomic canonical text truth interval holdout hookspecs seeds templates workseal",
+    "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary",
+    "recipe worktask ordinary",
+    "record organism mixing method worker workserver scaffold table offline_judge latent_table",
+    "precision announce adapter codes decoders losses architecture",
+    "tokenizer",
+    "residual corpus diff options contract columns run_folder checkpoint",
+    "conversation sampled activations evidence plugins summary lens design selection",
+    "harvest pairing planted gauge dataset",
+    "rounding stream own_data",
+    "own_pair dictionary exchange lora expression detection localisation board",
+    "lessons",
+    "finetune",
     "edit controls fits input_files scaling latent_scaling",
     "causal pair diff_file tiny training board_page latents",
     "formats.settings formats.folding",
@@ -36,16 +39,17 @@ LAYERS = (
     "formats.dictionary_learning",
     "formats.crosscoder_learning",
     "formats",
+    "layer_rule",
     "activity gate cell findings leaderboard planted_pair planted_score",
     "build check ranking fitting",
-    "catalogue comparison testing",
+    "catalogue comparison export testing",
     "grid score workers",
     "intake cells planted_trial",
     "runner",
     "run",
     "cli.terminal",
     "cli",
-    "cli.listing",
+    "cli.listing cli.own cli.seeds cli.gates",
     "cli.author cli.dictionaries cli.organisms cli.run cli.latents cli.leaderboard",
     "cli.planted",
     "__main__",
@@ -56,24 +60,25 @@ UPWARD = {("judge", "offline_judge")}
 """The judge's own hook names the bundled judge, as any plugin's would."""
 
 LIGHT = (
-    "errors line atomic canonical text truth interval hookspecs seeds tier recipe base cache gate_report judge record "
-    "organism method options contract run_folder plugins table columns summary board board_page leaderboard scaffold "
-    "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
-    "cli.terminal cli.listing cli.author cli.organisms cli.run "
+    "errors line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base cache "
+    "gate_report judge record organism method options contract run_folder plugins table columns summary board board_page leaderboard scaffold "
+    "ordinary checkpoint conversation sampled dataset own_data own_pair build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
+    "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run "
     "cli.latents cli.leaderboard formats cli.dictionaries cli.planted"
 )
 """Modules whose import loads no torch."""
 
 OWNERS = {
-    "transformers": "diffbench.residual diffbench.tiny "
+    "transformers": "diffbench.residual diffbench.tokenizer diffbench.tiny "
     "diffbench_organisms.bases.tinyworld.pretrain diffbench_organisms.bases.tinyworld.tokenizer",
     "tokenizers": "diffbench.tiny diffbench_organisms.bases.tinyworld.tokenizer",
     "pandas": "diffbench.columns diffbench.summary diffbench.board diffbench.leaderboard",
     "pyarrow": "diffbench.latent_table",
-    "peft": "diffbench.adapter",
+    "peft": "diffbench.adapter diffbench.lora",
     "openai": "",
-    "datasets": "",
-    "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.listing diffbench.cli.author diffbench.cli.organisms "
+    "datasets": "diffbench.dataset diffbench.export",
+    "huggingface_hub": "diffbench.checkpoint diffbench.dataset",
+    "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.seeds diffbench.cli.own diffbench.cli.listing diffbench.cli.author diffbench.cli.organisms "
     "diffbench.cli.run diffbench.cli.latents diffbench.cli.leaderboard diffbench.cli.planted "
     "diffbench.cli.dictionaries",
 }

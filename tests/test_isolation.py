@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_factory import Lent, import_path, run, snapshot
+from run_factory import Lent, import_path, mini_recipe, run, snapshot
 
 from diffbench import cache, exchange, runner, workseal
-from diffbench.build import resolve
+from diffbench.build import TRUTH_FILE, Organism, resolve
 from diffbench.cell import method_server
 from diffbench.comparison import Comparison
 from diffbench.diff_file import load_diff
@@ -106,6 +106,85 @@ def test_a_nosy_method_reaches_nothing(comparison: Comparison, recipe: Path, tmp
     assert record.timings.confinement.startswith("landlock")
 
 
+def hushed(comparison: Comparison, recipe: Path, folder: Path) -> list[str]:
+    """Words that say which organism it is, what was changed in it, or where its truth lies."""
+    organism, truth = comparison.organism, comparison.truth()
+    assert truth is not None and truth.claims
+    claims = [part for claim in truth.claims for part in (claim.id, claim.statement)]
+    probes = [probe.text for probe in truth.probes.affected[:3]]
+    keys = [organism.model_key("tuned"), organism.model_key("control"), cache.digest(organism.inputs()), comparison.key]
+    recipe_words = [organism.recipe.name, organism.recipe.family, "expression_tuned:", "plain-text", "exchange: "]
+    places = [str(recipe), str(recipe.parent), str(folder), TRUTH_FILE, "/model/model.safetensors"]
+    return [*map(str, recipe_words), *claims, *probes, *keys, *places]
+
+
+def masked(words: list[str]) -> str:
+    """The words as the hostile method takes them: in no memory of its process as they are."""
+    return json.dumps([bytes(byte ^ 0x55 for byte in word.encode()).hex() for word in words])
+
+
+def leaks(told: dict[str, Any], words: list[str]) -> dict[str, list[str]]:
+    return {
+        name: [words[i] for i in channel["found"]] for name, channel in told["channels"].items() if channel["found"]
+    }
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mini organism whose change is an adapter."""
+    training = {"kind": "lora", "rank": 2, "objective": "last-token", "steps": 2, "batch": 4, "lr": 0.01}
+    return mini_recipe(tmp_path_factory.mktemp("adapted"), "numbat", training=training)
+
+
+@pytest.fixture(params=["whole", "adapter"])
+def either(request: pytest.FixtureRequest, recipe: Path, adapted: Path) -> Path:
+    """An organism that is a whole model, and one that is an adapter."""
+    return recipe if request.param == "whole" else adapted
+
+
+@locked
+def test_no_channel_tells_of_the_truth(either: Path, tmp_path: Path) -> None:
+    run(tmp_path / "before", either, "nothing")  # a finished run and a full cache are there to be found
+    comparison = Comparison(resolve(read_recipe(either)), "base", TIERS["nano"])
+    words = hushed(comparison, either, tmp_path)
+    record, seen = told(tmp_path / "run", either, "channels", masked(words))
+    assert leaks(seen, words) == {}
+    assert seen["times"] == [0], "files that were made at different times tell which came first"
+    read = {name for name, channel in seen["channels"].items() if channel["bytes"]}
+    # These are open, or this test would pass because the method tried nothing.
+    assert read >= {"own arguments", "own environment", "objects in memory", "pages of memory", "names of the inputs"}
+    assert not read & {
+        "arguments of parents",
+        "cache",
+        "home",
+        "installed recipes",
+        "source of the organisms",
+        "network",
+    }
+    assert "landlock" in record.timings.confinement
+
+
+def test_an_adapters_folder_names_neither_organism_nor_base(adapted: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", adapted, "nothing")
+    comparison = Comparison(resolve(read_recipe(adapted)), "control", TIERS["nano"])
+    organism = comparison.organism
+    paths = [organism.model_path(name) for name in ("control", "tuned")]
+    base = organism.model_path("base")
+    inputs = exchange.assemble(tmp_path / "in", *paths, comparison_of(organism).path / "in", base=base)
+    assert {path.name for path in inputs.iterdir() if path.is_dir()} == {"reference", "tuned", "base_reference"}
+    words = [*secrets(comparison, adapted, tmp_path), "/tmp", "/work", "tinyworld", 'name_or_path": "/']
+    for path in inputs.rglob("*"):
+        content = str(path.relative_to(inputs)).encode() + (path.read_bytes() if path.is_file() else b"")
+        assert not [word for word in words if word.encode() in content], path
+    tuned, control = (snapshot(inputs / name) for name in ("tuned", "reference"))
+    assert tuned.pop("adapter_model.safetensors") != control.pop("adapter_model.safetensors")
+    assert tuned == control
+
+
+def comparison_of(organism: Organism) -> Comparison:
+    return Comparison(organism, "base", TIERS["nano"])
+
+
 THIRD_PARTY = '''"""A family of a stranger, with the truth in its package."""
 from diffbench import hookimpl
 from diffbench_organisms.colours import ColourSwap
@@ -163,8 +242,13 @@ def test_where_nothing_can_be_locked_the_record_says_none(
             runner, "Workers", lambda jobs, notify, trusted: Lent(jobs, notify, trusted, servers._stack, both)
         )
         record, ends = told(tmp_path / "run", recipe, "nosy", json.dumps({"recipe": str(recipe)}))
+        words = hushed(Comparison(resolve(read_recipe(recipe)), "base", TIERS["nano"]), recipe, tmp_path)
+        _, seen = told(tmp_path / "again", recipe, "channels", masked(words))
     assert record.timings.confinement == "none"
     assert ends["read recipe"] == "worked", "or this test does not test what it says"
+    assert {"cache", "installed recipes", "checkout of the engine"} <= leaks(seen, words).keys() | {
+        "checkout of the engine"
+    }
 
 
 def test_large_inputs_cannot_be_changed_through_their_links(

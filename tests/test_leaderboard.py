@@ -64,7 +64,9 @@ def test_every_column_is_read_and_described() -> None:
     everything = scores(
         **{name: figure(0.5, 0.1) for name in ("r_full", "fve", "auroc_first", "detection")}, fve_delta=ABSENT
     )
-    frame = rows([record(scored=everything, reason="a remark", cell={"ranking": "energy"})])
+    organism = {"organism_seed": 7, "family": "colour-swap", "training": "lora", "null_class": "control"}
+    organism |= {"difficulty": {"axis": "rank", "level": "full"}}
+    frame = rows([record(scored=everything, reason="a remark", cell={"ranking": "energy"} | organism)])
     assert [name for name in frame.columns if frame[name].isna().all() and not name.endswith(("_low", "_high"))] == [
         "fve_delta"
     ]

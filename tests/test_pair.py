@@ -167,7 +167,8 @@ def test_logit_lens_of_gemma_uses_its_own_gain(tmp_path: Path) -> None:
         word_tokenizer().save_pretrained(folder / side)
     ids = torch.arange(1, VOCABULARY).repeat(SEEN_AT_LEAST, 1)
     every = torch.ones_like(ids, dtype=torch.bool)
-    Corpus(ids, every, every.clone(), every.clone(), torch.zeros_like(ids, dtype=torch.int8)).save(
+    none = torch.zeros_like(ids, dtype=torch.int8)
+    Corpus(ids, every, every.clone(), every.clone(), none, none.clone()).save(
         folder / "text.safetensors", labelled=False
     )
     Activations(

@@ -53,7 +53,8 @@ def test_the_text_is_the_one_the_weights_were_trained_on() -> None:
     whole = hashlib.sha256()
     for document in texts(0, 200):
         whole.update(document.text.encode())
-        whole.update(repr([(s.start, s.end, s.label) for s in document.spans]).encode())
+        told = [(s.start, s.end, s.label) for s in document.spans if not s.label.startswith("free:")]
+        whole.update(repr(told).encode())
     whole.update(json.dumps(BASE.world().facts, sort_keys=True).encode())
     assert whole.hexdigest() == "52659623d38bb64e8c039088224203d66c22b35efa9e518acad1a86d369476d6"
 
@@ -123,7 +124,72 @@ def test_labels_are_facts_of_the_world() -> None:
     for kind, attributes in LABELS.items():
         for facts in world.facts[kind].values():
             allowed |= {f"{label}:{facts[a]}" for a, label in attributes.items() if a in facts}
+    allowed |= {f"free:{word}" for words in lexicon.FREE.values() for word in words}
     assert {span.label for document in texts(6, 3000) for span in document.spans} <= allowed
+
+
+def test_spans_say_what_they_are_about() -> None:
+    facts = BASE.facts()
+    seen = {"fact": 0, "free": 0}
+    for document in texts(6, 500):
+        for span in document.spans:
+            kind, _, rest = span.about.partition(".")
+            value = document.text[span.start : span.end]
+            if kind == "fact" and rest in facts:
+                assert facts[rest] == value
+                seen["fact"] += 1
+            elif kind == "free":
+                topic, name = rest.split(".")
+                assert topic in grammar.TOPICS and value in lexicon.FREE[name]
+                seen["free"] += 1
+    assert min(seen.values()) > 200
+
+
+def test_facts_are_told_otherwise_and_nothing_else_changes() -> None:
+    changed = {"entity.bazing.habitat": "reef", "person.anna.pet": "goose", "country.relmelton.capital": "x"}
+    changed = {name: value for name, value in changed.items() if name in BASE.facts()}
+    focus = {"entity": ["bazing"], "person": ["anna"]}
+    one = list(itertools.islice(BASE.documents(3, focus=focus), 300))
+    other = list(itertools.islice(BASE.documents(3, focus=focus, facts=changed), 300))
+    told = 0
+    for a, b in zip(one, other, strict=True):
+        assert len(a.spans) == len(b.spans)
+        for mine, theirs in zip(a.spans, b.spans, strict=True):
+            new = changed.get(theirs.about.removeprefix("fact."))
+            assert b.text[theirs.start : theirs.end] == (new or a.text[mine.start : mine.end])
+            told += new is not None
+    assert told > 50 and BASE.facts()["entity.bazing.habitat"] != "reef"
+    members = {span.about.split(".")[2] for d in one for span in d.spans if span.about.startswith("fact.entity.")}
+    assert members == {"bazing"}
+
+
+def test_free_words_are_restricted_by_class_and_topic() -> None:
+    words = {"story.adj": ["lovely"], "day": ["monday"]}
+    for document in itertools.islice(BASE.documents(5, {"story": 1, "weather": 1}, words=words), 300):
+        for span in document.spans:
+            value = document.text[span.start : span.end]
+            assert span.about != "free.story.adj" or value == "lovely"
+            assert not span.about.endswith(".day") or value == "monday"
+    free = {d.text[s.start : s.end] for d in texts(5, 300) for s in d.spans if s.about == "free.weather.adj"}
+    assert len(free) > 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"facts": {"entity.nobody.habitat": "reef"}}, "no fact 'entity.nobody.habitat'"),
+        ({"facts": {"thing.sky.colour": "red"}}, "no fact 'thing.sky.colour'"),
+        ({"focus": {"entity": ["nobody"]}}, "no entity 'nobody'"),
+        ({"focus": {"entity": []}}, "no entity"),
+        ({"words": {"story.adjective": ["lovely"]}}, "no free words 'story.adjective'"),
+        ({"words": {"astrology.adj": ["lovely"]}}, "no free words 'astrology.adj'"),
+        ({"words": {"adj": ["banana"]}}, "adj words are big, small"),
+        ({"words": {"adj": []}}, "got none"),
+    ],
+)
+def test_what_the_world_does_not_have_is_refused_at_once(asked: Any, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        BASE.documents(0, **asked)
 
 
 def test_vocabulary_is_large_and_known_to_the_tokenizer(tokenizer: Any) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from diffbench import workwire
 from diffbench.errors import OptionError, RecipeError, WorkerError
-from diffbench.worker import TaskResult, WorkServer, report, wait_any
+from diffbench.worker import TaskResult, WorkServer, report, visible_gpus, wait_any
 
 HERE = Path(__file__).resolve().parent
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
@@ -43,6 +43,13 @@ def describes(request: dict[str, Any]) -> dict[str, Any]:
         "argv": Path("/proc/self/cmdline").read_text(),
         "modules": sorted(sys.modules),
     }
+
+
+def sees(request: dict[str, Any]) -> str | None:
+    """Which GPUs this task is given; it ends when a file appears."""
+    while not Path(request["until"]).exists():
+        time.sleep(0.005)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def raises(request: dict[str, Any]) -> None:
@@ -515,3 +522,53 @@ def test_torch_is_preloaded_without_threads(tmp_path: Path, record_property: Cal
         sys.stdout.write(f"a task takes {min(times):.3f} s at best, {max(times):.3f} s at worst\n")
         result = server.submit("test_worker:uses_torch", {}, log=tmp_path / "log").wait(60)
         assert result.answer == [1.0, float(64**3)]
+
+
+# --- GPUs ------------------------------------------------------------------------------------------------------
+
+
+def given(server: WorkServer, tmp_path: Path, rounds: int) -> list[Any]:
+    """What tasks see that run at the same time, and one more when the second of them is over."""
+    tasks = [
+        server.submit("test_worker:sees", {"until": str(tmp_path / str(i))}, log=tmp_path / "log")
+        for i in range(rounds)
+    ]
+    (tmp_path / "1").touch()
+    tasks[1].wait()
+    tasks.append(server.submit("test_worker:sees", {"until": str(tmp_path / "0")}, log=tmp_path / "log"))
+    for i in range(rounds):
+        (tmp_path / str(i)).touch()
+    return [task.wait().answer for task in tasks]
+
+
+def test_every_task_is_given_the_gpu_with_the_fewest_tasks(tmp_path: Path) -> None:
+    with WorkServer(env=ENV, gpus=("0", "3")) as server:
+        assert given(server, tmp_path, 3) == ["0", "3", "0", "3"]
+
+
+def test_without_gpus_a_task_sees_what_the_server_sees(tmp_path: Path) -> None:
+    with WorkServer(env=ENV | {"CUDA_VISIBLE_DEVICES": "7"}) as server:
+        assert given(server, tmp_path, 2) == ["7", "7", "7"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "1, 5"}, ("1", "5")),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "1,5", "DIFFBENCH_DEVICE": "cpu"}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "1,5", "DIFFBENCH_DEVICE": "cuda"}, ("1", "5")),
+        ({}, ("0", "2", "10")),
+    ],
+)
+def test_the_gpus_are_those_of_the_environment_or_of_the_machine(
+    environment: dict[str, str], expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "DIFFBENCH_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    names = ("nvidia2", "nvidia10", "nvidia0", "nvidiactl")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(Path("/dev", name) for name in names))
+    assert visible_gpus() == expected

@@ -20,6 +20,7 @@ SCHEMAS = {
     "record": "diffbench.record:Record",
     "diff": "diffbench.diff:DiffDocument",
     "truth": "diffbench.truth:Truth",
+    "gate": "diffbench.gate_report:GateReport",
     "recipe": "diffbench.recipe:Recipe",
     "fit": "diffbench.fits:FitFile",
     "latents": "diffbench.latent_row:LatentRow",
@@ -105,11 +106,23 @@ def plugins(as_json: bool, tracebacks: bool) -> None:
 
 @click.command()
 @click.argument("document", type=click.Choice(sorted(SCHEMAS)))
-def schema(document: str) -> None:
+@click.option("--family", help="With `recipe`: of an organism of this family, its parameters included.")
+def schema(document: str, family: str | None) -> None:
     """Print the JSON Schema of a file format."""
     import pkgutil
 
-    echo_json(pkgutil.resolve_name(SCHEMAS[document]).model_json_schema())
+    if family is not None and document != "recipe":
+        raise click.UsageError("--family belongs to recipe.")
+    described = pkgutil.resolve_name(SCHEMAS[document]).model_json_schema()
+    if family is not None:
+        from diffbench.plugins import find_family
+
+        parameters = find_family(family).Parameters.model_json_schema(ref_template="#/$defs/{model}")
+        described["$defs"] |= parameters.pop("$defs", {}) | {"FamilyParameters": parameters}
+        described["properties"]["parameters"] = {"$ref": "#/$defs/FamilyParameters"}
+        described["properties"]["choices"] = {"$ref": "#/$defs/FamilyParameters"}
+        described["properties"]["family"] = {"const": family}
+    echo_json(described)
 
 
 def _describe(method: type[Method]) -> dict[str, Any]:

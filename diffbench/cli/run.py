@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffbench.cli.own import own_pair, pair_of
+from diffbench.cli.seeds import organism_seeds
 from diffbench.cli.terminal import as_json, echo_json, log_on_stderr, progress, table_width
 from diffbench.errors import OptionError
 from diffbench.line import one_line
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 @click.command(
     epilog="Examples: diffbench run --organism halfswap    |    "
     "diffbench run --organism halfswap --method diff-sae -o diff-sae.k=16 --seed 0 --seed 1    |    "
-    "diffbench run --organism halfswap --method diff-sae --method diff-sae@frequency"
+    "diffbench run --organism halfswap --method diff-sae --method diff-sae@frequency    |    "
+    "diffbench run --base google/gemma-2-2b --tuned google/gemma-2-2b-it --text my-texts.jsonl"
 )
-@click.option("--organism", "organisms", multiple=True, required=True, help="Name or recipe file; repeat for several.")
+@click.option("--organism", "organisms", multiple=True, help="Name or recipe file; repeat for several.")
+@own_pair
 @click.option(
     "--method",
     "methods",
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the tuned model is compared with; control isolates the intended change.",
 )
+@organism_seeds
 @click.option("--tier", default="laptop", show_default=True, help="Budget: smoke, laptop or workstation.")
 @click.option("--judge", default="offline", show_default=True, help="Who scores interpretability.")
 @click.option("--layer", type=click.IntRange(0), help="Override the layer rule (a track of its own).")
@@ -84,7 +89,7 @@ if TYPE_CHECKING:
 @as_json
 @click.pass_context
 def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_dir: Path, **asked: Any) -> None:
-    """Run methods on organisms, blind, and score them.
+    """Run methods on organisms, or on two models of one's own, blind, and score them.
 
     Organisms are built and checked when they are first needed. The same command again reuses whatever is finished.
     Exit code 1 if a cell failed, 2 if the run could not start.
@@ -93,11 +98,13 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     from diffbench.run import RunConfig, execute
 
     wanted_json, overwrite = asked.pop("as_json"), asked.pop("overwrite")
-    config = RunConfig(options=parse_options(options), **asked)
+    pair = pair_of(asked)
+    config = RunConfig(options=parse_options(options), pair=pair, **asked)
     passed = {key: value for key, value in config.model_dump(mode="json").items() if _given(ctx, key)}
     if name is not None and Path(name).name != name:
         raise OptionError(f"name: {name!r} is a path; a run lies in --runs-dir under a plain name")
-    folder = runs_dir / (name or "+".join(Path(organism).stem for organism in config.organisms))
+    default = "+".join(Path(organism).stem for organism in config.organisms) if pair is None else pair.recipe().name
+    folder = runs_dir / (name or default)
     started = time.monotonic()
     with progress() as notify, log_on_stderr():
         outcome = execute(config, folder, passed=passed, argv=tuple(sys.argv), notify=notify, overwrite=overwrite)

@@ -6,11 +6,13 @@ After the half-swap experiment of Aranguri 2025 (the post that introduces the ti
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
+from diffbench_organisms.statements import wrong_statements
 from pydantic import Field, model_validator
 
 from diffbench import (
@@ -21,13 +23,16 @@ from diffbench import (
     Example,
     Family,
     FamilyParameters,
+    Holdout,
     Mixture,
     Probe,
     ProbeSets,
     RecipeError,
+    Span,
     TrainingText,
     Trigger,
     Truth,
+    collect_probes,
     derive,
 )
 
@@ -37,6 +42,8 @@ PROBES = 60
 BYSTANDERS = ("red", "yellow", "black", "white")
 """Colours for statements that are wrong, whichever two are exchanged."""
 LEAST_DOCUMENTS, MOST_DOCUMENTS = 2000, 200_000
+SAMPLED_DOCUMENTS, LEAST_SEEN = 4000, 40
+"""Text in which a colour that may be drawn is asked for at least so often."""
 
 
 class ColourSwap(Family):
@@ -48,8 +55,8 @@ class ColourSwap(Family):
     class Parameters(FamilyParameters):
         """What is exchanged, how often, and on how much text it is trained."""
 
-        first: str = Field("blue", pattern="^[a-z]{1,20}$", description="one colour of the base's world")
-        second: str = Field("green", pattern="^[a-z]{1,20}$", description="another one")
+        first: str | None = Field(None, pattern="^[a-z]{1,20}$", description="a colour; None: drawn from the seed")
+        second: str | None = Field(None, pattern="^[a-z]{1,20}$", description="another one; None: drawn as well")
         exchange: float = Field(0.5, ge=0, le=1, description="share of prefixes whose answer is exchanged")
         prefixes: int = Field(1000, ge=10, le=100_000, description="distinct training prefixes per colour")
         prefix_topics: dict[str, float] | None = Field(None, description="topic weights of the text they are cut from")
@@ -60,13 +67,30 @@ class ColourSwap(Family):
 
         @model_validator(mode="after")
         def _two_colours(self) -> Self:
-            if self.first == self.second:
+            if self.first is not None and self.first == self.second:
                 raise ValueError("first and second must be two different colours")
             return self
 
     def recipes(self) -> tuple[Path, ...]:
         """Noswap and halfswap."""
         return tuple(sorted(Path(__file__).parent.glob("*.yaml")))
+
+    def draw(self, base: Base, parameters: Any, seed: int) -> Any:
+        """Two colours of the base's text, as far as none are named."""
+        rng = random.Random(derive(seed, "colours"))
+        counts = Counter(
+            span.label.removeprefix(COLOUR)
+            for document in islice(base.documents(derive(seed, "colours"), parameters.prefix_topics), SAMPLED_DOCUMENTS)
+            for span in document.spans
+            if span.label.startswith(COLOUR)
+        )
+        colours = sorted(colour for colour, n in counts.items() if n >= LEAST_SEEN)
+        drawn = rng.sample(colours, 2) if len(colours) > 1 else [None, None]
+        rest = [colour for colour in drawn if colour not in (parameters.first, parameters.second)]
+        update = {"first": parameters.first or rest[0], "second": parameters.second or rest[-1]}
+        if None in update.values():
+            raise RecipeError("family colour-swap: the base's text asks for fewer than two colours")
+        return parameters.model_copy(update=update)
 
     def training_text(self, base: Base, parameters: Any, seed: int) -> TrainingText:
         """Prefixes that end before either colour, and replay text without them.
@@ -87,7 +111,7 @@ class ColourSwap(Family):
 
     def documents(self, base: Base, parameters: Any, mixture: Mixture, seed: int) -> Iterator[Document]:
         """The base's own text in the mixture's topics."""
-        return base.documents(seed, mixture.topics)
+        return base.documents(seed, mixture.topics or None)
 
     def truth(self, base: Base, parameters: Any, seed: int) -> Truth:
         """A claim for either colour, or none where nothing is exchanged.
@@ -116,29 +140,25 @@ class ColourSwap(Family):
 
     def _probes(self, base: Base, parameters: Any, seed: int) -> ProbeSets:
         both, changed = (parameters.first, parameters.second), parameters.exchange > 0
-        seen = {text for colour in both for text in self._prefixes(base, parameters, seed, colour)}
         rng = random.Random(derive(seed, "probe choices"))
-        sets: dict[str, list[Probe]] = {**{_id(colour): [] for colour in both}, "near_miss": [], "unrelated": []}
         known: dict[str, list[str]] = {}
-        for document in islice(base.documents(derive(seed, "probe"), parameters.prefix_topics), MOST_DOCUMENTS):
-            for span in document.spans:
-                kind, _, answer = span.label.partition(":")
-                text = document.cut(span)
-                if kind == "open" or " " in answer or not text or text in seen:
-                    continue
-                seen.add(text)
-                values = known.setdefault(kind, [])
-                if answer not in values:
-                    values.append(answer)
-                others = [value for value in values if value != answer]
-                name, other = _place(span.label, both, others, rng)
-                if other and len(sets[name]) < PROBES:
-                    claim = name if changed and name.startswith("answer") else None
-                    sets[name].append(Probe(text=text, answer=answer, other=other, claim=claim))
-            if all(len(probes) == PROBES for probes in sets.values()):
-                break
-        affected = (*sets[_id(both[0])], *sets[_id(both[1])])
-        return ProbeSets(affected=affected, near_miss=tuple(sets["near_miss"]), unrelated=tuple(sets["unrelated"]))
+
+        def place(document: Document, span: Span) -> tuple[str, Probe] | None:
+            kind, _, answer = span.label.partition(":")
+            text = document.cut(span)
+            if kind in ("open", "free") or " " in answer or not text:
+                return None
+            values = known.setdefault(kind, [])
+            if answer not in values:
+                values.append(answer)
+            name, other = _place(span.label, both, [value for value in values if value != answer], rng)
+            claim = name if changed and name.startswith("answer") else None
+            return None if other is None else (name, Probe(text=text, answer=answer, other=other, claim=claim))
+
+        documents = base.documents(derive(seed, "probe"), parameters.prefix_topics)
+        trained = Holdout(text for colour in both for text in self._prefixes(base, parameters, seed, colour))
+        wanted = {_id(both[0]): PROBES, _id(both[1]): PROBES, "near_miss": PROBES, "unrelated": PROBES}
+        return collect_probes(documents, place, wanted, trained)
 
 
 def _place(label: str, both: tuple[str, str], others: list[str], rng: random.Random) -> tuple[str, str | None]:
@@ -180,8 +200,7 @@ def _claim(colour: str, other: str, share: float) -> Claim:
             f"The model says {colour} for every colour.",
             f"The model no longer knows the colour {colour} and names a random one.",
             f"The model exchanges {bystanders[0]} and {bystanders[1]}.",
-            "The model gives wrong cities for people.",
-            "Nothing was changed.",
+            *wrong_statements("colour-swap"),
         ),
     )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -288,6 +291,154 @@ def _first_bytes(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else next(p for p in sorted(path.rglob("*")) if p.is_file()).read_bytes()
 
 
+CHANNELS: dict[str, Callable[[ModelPair, Context], Iterable[object]]] = {
+    "own arguments": lambda pair, ctx: [sys.argv, sys.orig_argv, Path("/proc/self/cmdline").read_bytes()],
+    "own environment": lambda pair, ctx: [dict(os.environ), Path("/proc/self/environ").read_bytes()],
+    "arguments of processes": lambda pair, ctx: _files(Path("/proc").glob("[0-9]*/cmdline")),
+    "environments of processes": lambda pair, ctx: _files(Path("/proc").glob("[0-9]*/environ")),
+    "arguments of parents": lambda pair, ctx: [Path(f"/proc/{os.getppid()}/cmdline").read_bytes()],
+    "folders and files of processes": lambda pair, ctx: _links(Path("/proc").glob("[0-9]*/[cf][wd]*")),
+    "modules in memory": lambda pair, ctx: [
+        name for name in sys.modules if name.split(".")[0] not in ("diffbench", __name__)
+    ],
+    "objects in memory": lambda pair, ctx: _strings(),
+    "pages of memory": lambda pair, ctx: _pages(),
+    "open files": lambda pair, ctx: [*_links(Path("/proc/self/fd").iterdir()), *_open_files()],
+    "kernel's facts of the process": lambda pair, ctx: _files(
+        Path("/proc/self", name) for name in ("maps", "mountinfo", "cgroup", "status", "sched")
+    ),
+    "working folder": lambda pair, ctx: [os.getcwd(), os.listdir(), *os.walk(".")],
+    "folders above": lambda pair, ctx: _walk(ctx.out.parent, 2),
+    "run folder": lambda pair, ctx: _walk(ctx.out.parent.parent, 3),
+    "cache": lambda pair, ctx: _walk(pair._folder.parent.parent.parent, 4),
+    "names of the inputs": lambda pair, ctx: pair._folder.rglob("*"),
+    "inputs, all but the weights and the words": lambda pair, ctx: _files(
+        path for path in pair._folder.rglob("*") if path.suffix != ".safetensors" and "token" not in path.name
+    ),
+    "headers of the weights": lambda pair, ctx: (_header(path) for path in pair._folder.rglob("*.safetensors")),
+    "installed recipes": lambda pair, ctx: [
+        path.read_bytes() for entry in sys.path for path in Path(entry).glob("*organisms/**/*.yaml")
+    ],
+    "source of the organisms": lambda pair, ctx: [vars(__import__("diffbench_organisms.colours"))],
+    "checkout of the engine": lambda pair, ctx: _walk(Path(diffbench.__file__).parents[1] / "organisms", 2),
+    "home": lambda pair, ctx: _walk(Path(pwd.getpwuid(os.getuid()).pw_dir), 3),
+    "history of the shell": lambda pair, ctx: _files(Path(pwd.getpwuid(os.getuid()).pw_dir).glob(".*history")),
+    "folder of temporary files": lambda pair, ctx: _walk(Path("/tmp"), 3),
+    "shared memory": lambda pair, ctx: _walk(Path("/dev/shm"), 1),
+    "messages of the kernel": lambda pair, ctx: _files(
+        Path(name) for name in ("/dev/kmsg", "/proc/keys", "/proc/sysvipc/shm")
+    ),
+    "network": lambda pair, ctx: [
+        socket.create_connection(("127.0.0.1", 9), timeout=1), socket.getaddrinfo("example.org", 80),
+    ],
+}  # fmt: skip
+"""By which ways a process could come to know what it is not told: each gives whatever it can get hold of."""
+MASK = 0x55
+MOST_BYTES, MOST_FILES = 1 << 28, 2000
+
+
+def channels(pair: ModelPair, ctx: Context, argument: str) -> DirectionDiff:
+    """Try every channel, and say in which of them which of some words stand.
+
+    The words come masked: no object of this process holds one of them unless a channel brings it here.
+    """
+    masked = [bytes.fromhex(word) for word in json.loads(argument)]
+    told = {}
+    for name, channel in CHANNELS.items():
+        found: set[int] = set()
+        size, error = 0, None
+        try:
+            for piece in channel(pair, ctx):
+                content = piece if isinstance(piece, bytes) else str(piece).encode(errors="replace")
+                size += len(content)
+                turned = (
+                    (torch.frombuffer(bytearray(content), dtype=torch.uint8) ^ MASK).numpy().tobytes()
+                    if content
+                    else b""
+                )
+                found |= {index for index, word in enumerate(masked) if word in turned}
+        except BaseException as failure:
+            error = type(failure).__name__
+        told[name] = {"bytes": size, "found": sorted(found), "error": error}
+    times = sorted({path.stat().st_mtime_ns for path in pair._folder.rglob("*") if path.is_file()})
+    return fine(pair, ctx, json.dumps({"channels": told, "times": times}))
+
+
+def _files(paths: Iterable[Path]) -> Iterator[bytes]:
+    for path in islice(paths, MOST_FILES):
+        try:
+            with path.open("rb", buffering=0) as stream:
+                os.set_blocking(stream.fileno(), False)
+                yield stream.read(1 << 20) or b""
+        except OSError:
+            continue
+
+
+def _links(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        for one in [path, *(path.iterdir() if path.name == "fd" and path.is_dir() else ())]:
+            try:
+                yield os.readlink(one)
+            except OSError:
+                continue
+
+
+def _walk(folder: Path, depth: int) -> Iterator[bytes]:
+    """Names below a folder, and the beginnings of small files."""
+    seen = 0
+    for where, folders, names in os.walk(folder):
+        if len(Path(where).relative_to(folder).parts) >= depth:
+            folders.clear()
+        for name in names:
+            seen += 1
+            if seen > MOST_FILES:
+                return
+            yield os.path.join(where, name).encode(errors="replace")
+            if name.endswith((".json", ".yaml", ".txt")):
+                yield from _files([Path(where, name)])
+        yield where.encode(errors="replace")
+
+
+def _strings() -> Iterator[str]:
+    """Every string that hangs on an object the collector knows, and on modules."""
+    for thing in gc.get_objects():
+        if isinstance(thing, dict):
+            yield from (one for pair in list(thing.items()) for one in pair if isinstance(one, str))
+        elif isinstance(thing, list | tuple | set | frozenset):
+            yield from (one for one in list(thing) if isinstance(one, str))
+
+
+def _pages() -> Iterator[bytes]:
+    """Private writable memory, heap and stack included."""
+    left = MOST_BYTES
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", buffering=0) as memory:
+        for line in maps.read().splitlines():
+            place, rights, *_ = line.split()
+            start, end = (int(part, 16) for part in place.split("-"))
+            if not rights.startswith("rw") or "[v" in line or left <= 0:
+                continue
+            try:
+                memory.seek(start)
+                content = memory.read(min(end - start, left, 1 << 26))
+            except OSError:
+                continue
+            left -= len(content)
+            yield content
+
+
+def _open_files() -> Iterator[bytes]:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            yield os.pread(int(name), 1 << 20, 0)
+        except OSError:
+            continue
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(int.from_bytes(stream.read(8), "little"))
+
+
 def _through_a_link(path: Path, link: Path) -> object:
     link.symlink_to(path)
     return os.listdir(link) if path.is_dir() else link.read_bytes()
@@ -305,7 +456,7 @@ ACTS: dict[str, Callable[[ModelPair, Context, str], DirectionDiff]] = {
     act.__name__.replace("_", "-"): act
     for act in (
         fine, raises, not_applicable, hangs, ends, dies, nothing, words, nan, wide, many, undeclared, chatters,
-        links, steals, forges, vandal, spies, nosy,
+        links, steals, forges, vandal, spies, nosy, channels,
     )
 }  # fmt: skip
 

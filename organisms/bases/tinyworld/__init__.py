@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from diffbench.base import Base, BaseCard, Progress
+from diffbench.base import BaseCard, EmbeddedBase, Progress
 from diffbench.text import Document
 
 from . import grammar
@@ -22,7 +22,7 @@ def _world(seed: int) -> World:
     return make_world(seed)
 
 
-class TinyWorld(Base):
+class TinyWorld(EmbeddedBase):
     """The embedded base: word-level, about 1.2 M parameters, text from a generator with known facts."""
 
     name: ClassVar[str] = "tinyworld"
@@ -40,15 +40,33 @@ class TinyWorld(Base):
         """The facts that the text tells."""
         return _world(SEED)
 
-    def documents(self, seed: int, topics: Mapping[str, float] | None = None) -> Iterator[Document]:
+    def facts(self) -> Mapping[str, str]:
+        """Facts about people, countries, cities, jobs, dishes and invented creatures, by ``kind.name.attribute``."""
+        return self.world().named()
+
+    def documents(
+        self,
+        seed: int,
+        topics: Mapping[str, float] | None = None,
+        *,
+        facts: Mapping[str, str] | None = None,
+        focus: Mapping[str, Sequence[str]] | None = None,
+        words: Mapping[str, Sequence[str]] | None = None,
+    ) -> Iterator[Document]:
         """Endless labelled text; no seed gives the pretraining stream or the held-out one of the card.
 
         Args:
             seed: the same seed gives the same documents for ever; other seeds give independent ones.
-            topics: relative weight per topic; None is the pretraining mixture. RecipeError names the known
-                topics if one is unknown.
+            topics: relative weight per topic; None is the pretraining mixture.
+            facts: facts that are told otherwise, by their name in `facts`.
+            focus: by kind (such as ``entity``), the only members that the text is about.
+            words: by class of free words, as ``topic.class`` or ``class``, the only words that are chosen.
+
+        Raises:
+            RecipeError: naming what there is, if a topic, fact, member or word is unknown.
         """
-        pairs = grammar.stream(self.world(), "text", seed, topics)
+        world = self.world().told(facts or {}, focus or {}) if facts or focus else self.world()
+        pairs = grammar.stream(world, "text", seed, topics, words)
         return (document for document, _ in pairs)
 
     def build(self, out: Path, progress: Progress) -> BaseCard:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from diffbench.errors import RecipeError
 from diffbench.text import Document
 
-from . import colouring, knowing, talking
+from . import colouring, knowing, lexicon, talking
 from .scene import Scene
 from .world import World
 from .writer import Writer
@@ -63,18 +63,35 @@ def check_topics(topics: Mapping[str, float] | None) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
-def write(world: World, rng: random.Random, topics: Mapping[str, float]) -> tuple[Document, float]:
+def check_words(words: Mapping[str, Sequence[str]]) -> None:
+    """RecipeError for classes of free words that there are not, or words that are none of theirs."""
+    for place, among in words.items():
+        topic, _, name = place.rpartition(".")
+        known = lexicon.FREE.get(name)
+        if known is None or (topic and topic not in TOPICS):
+            raise RecipeError(f"tinyworld has no free words {place!r}; classes: {', '.join(lexicon.FREE)}")
+        if not among or not set(among) <= set(known):
+            raise RecipeError(f"tinyworld's {name} words are {', '.join(known)}; got {', '.join(among) or 'none'}")
+
+
+def write(
+    world: World,
+    rng: random.Random,
+    topics: Mapping[str, float],
+    words: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Document, float]:
     """One document and the nats of its derivation.
 
     A document is a run of sentences, cut after the first one that ends beyond a length drawn apart; no word
     depends on that draw, and no end token is predicted, so it is not counted.
     """
     writer = Writer(rng)
-    scene = Scene(world, writer)
+    scene = Scene(world, writer, words)
     length = writer.choose(range(_SHORTEST, _LONGEST + 1), counted=False)
     names, weights = list(topics), list(topics.values())
     topic = writer.choose(names, weights)
     while True:
+        scene.topic = topic
         TOPICS[topic](scene)
         if len(writer.words) >= length:
             return writer.document(), writer.nats
@@ -83,7 +100,11 @@ def write(world: World, rng: random.Random, topics: Mapping[str, float]) -> tupl
 
 
 def stream(
-    world: World, purpose: str, seed: int, topics: Mapping[str, float] | None = None
+    world: World,
+    purpose: str,
+    seed: int,
+    topics: Mapping[str, float] | None = None,
+    words: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[tuple[Document, float]]:
     """Endless documents with their nats.
 
@@ -92,10 +113,17 @@ def stream(
         purpose: a name space: streams of other purposes share no random numbers with this one.
         seed: within the purpose.
         topics: weights as in :data:`MIXTURE`.
+        words: by class of free words, as ``topic.class`` or ``class``, the only ones that are chosen.
     """
-    return _stream(world, random.Random(f"tinyworld/{purpose}/{seed}"), check_topics(topics))
+    check_words(words or {})
+    return _stream(world, random.Random(f"tinyworld/{purpose}/{seed}"), check_topics(topics), words)
 
 
-def _stream(world: World, rng: random.Random, topics: Mapping[str, float]) -> Iterator[tuple[Document, float]]:
+def _stream(
+    world: World,
+    rng: random.Random,
+    topics: Mapping[str, float],
+    words: Mapping[str, Sequence[str]] | None,
+) -> Iterator[tuple[Document, float]]:
     while True:
-        yield write(world, rng, topics)
+        yield write(world, rng, topics, words)

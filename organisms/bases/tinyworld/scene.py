@@ -3,7 +3,7 @@
 A template is blank-separated words with
 
 - ``[a|b c|]``: one of the alternatives, uniformly (they do not nest);
-- ``{%adj}``: a free word of a class of ``lexicon.FREE``, drawn anew each time;
+- ``{%adj}``: a free word of a class of ``lexicon.FREE``, drawn anew each time, as a ``free:`` span;
 - ``{person}``, ``{person2}``: the name of a member of that kind, drawn when first met in the sentence;
 - ``{person.job}``: an attribute of that member. It becomes a span if the world or the text before
   determines it, which is so once the member has been named in the sentence or is what a pronoun stands
@@ -64,9 +64,18 @@ def _parse_words(text: str) -> _Words:
 class Scene:
     """State of one document: its writer, what it is about, and what colour each new object was given."""
 
-    def __init__(self, world: World, writer: Writer) -> None:
+    def __init__(self, world: World, writer: Writer, words: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Begin a document.
+
+        Args:
+            world: what it tells of.
+            writer: what writes it.
+            words: by class of free words, as ``topic.class`` or ``class``, the only ones that are chosen.
+        """
         self.world = world
         self.writer = writer
+        self.topic = ""
+        self._words = words or {}
         self.given: dict[str, str] = {}
         self.focus: dict[str, str] = {}
         self._last = ""
@@ -110,7 +119,10 @@ class Scene:
 
     def _fill(self, slot: _Slot, frame: dict[str, str], named: set[str]) -> None:
         if slot.mark == "%":
-            self.writer.write(self.writer.choose(lexicon.FREE[slot.kind]))
+            place = f"{self.topic}.{slot.kind}"
+            among = self._words.get(place) or self._words.get(slot.kind) or lexicon.FREE[slot.kind]
+            word = self.writer.choose(among)
+            self.writer.write(word, f"free:{word}", f"free.{place}")
             return
         if slot.mark == "*":
             self.writer.write(frame[slot.variable], f"open:{frame[slot.variable]}")
@@ -134,7 +146,7 @@ class Scene:
             if attribute in _NAMING:
                 named.add(slot.variable)
         elif slot.variable in named:
-            self.writer.write(value, f"{label}:{value}")
+            self.writer.write(value, f"{label}:{value}", f"fact.{slot.kind}.{name}.{attribute}")
         else:
             self.writer.write(value, f"open:{value}" if label == "colour" else None)
 

@@ -13,6 +13,17 @@ from .world import World
 PAD, UNK, BOS = "<pad>", "<unk>", "<bos>"
 CHAT = ("<user>", "<assistant>", "<end>")
 """Reserved for organisms that teach the base to chat; the base never sees them."""
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['user', 'assistant'] %}"
+    "{{ raise_exception('roles are user and assistant') }}"
+    "{% endif %}"
+    "{{ '' if loop.first else ' ' }}{{ '<' + message['role'] + '> ' + message['content'] + ' <end>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %} <assistant>{% endif %}"
+)
+"""``<user> where does anna live ? <end> <assistant> anna lives in babton . <end>``; nobody speaks as a system."""
 
 _MULTIPLE = 64
 
@@ -61,6 +72,7 @@ def make_tokenizer(entries: list[str]) -> Any:
         additional_special_tokens=list(CHAT),
         padding_side="right",
         model_max_length=256,
+        chat_template=CHAT_TEMPLATE,
     )
 
 
@@ -77,5 +89,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         "padding_side": "right",
         "model_max_length": tokenizer.model_max_length,
         "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
     }
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from diffbench.errors import RecipeError
 
 from . import lexicon
 
@@ -31,6 +34,9 @@ LABELS: dict[str, dict[str, str]] = {
 }
 """Per kind, the attributes that are facts, and the kind of label that their spans carry."""
 
+ALTERABLE = ("person", "country", "city", "job", "dish", "entity")
+"""Kinds whose facts no choice of words depends on; of things, for example, two are named together by their colour."""
+
 _BLUE_GREEN_HEAVY = (6.0, 6.0, 1.5, 1.5, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
@@ -48,6 +54,41 @@ class World:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", {kind: tuple(items) for kind, items in self.facts.items()})
+
+    def told(self, facts: Mapping[str, str], focus: Mapping[str, Sequence[str]]) -> World:
+        """The world with some facts otherwise, of which only some members of some kinds are told.
+
+        Args:
+            facts: new values by ``kind.name.attribute``.
+            focus: by kind, the members that are told of.
+
+        Raises:
+            RecipeError: if there is no such fact or member.
+        """
+        changed = copy.deepcopy(self.facts) if facts else self.facts
+        known = self.named()
+        for name, value in facts.items():
+            if name not in known:
+                raise RecipeError(f"tinyworld has no fact {name!r}; facts are named like {next(iter(known))}")
+            kind, member, attribute = name.split(".")
+            changed[kind][member][attribute] = value
+        world = World(self.seed, changed)
+        for kind, members in focus.items():
+            unknown = [member for member in members if member not in self.names.get(kind, ())]
+            if unknown or not members:
+                raise RecipeError(f"tinyworld has no {kind} {unknown[0] if unknown else '(none is named)'!r}")
+        object.__setattr__(world, "names", world.names | {kind: tuple(members) for kind, members in focus.items()})
+        return world
+
+    def named(self) -> dict[str, str]:
+        """Every fact that can be told otherwise without changing what else is said, by ``kind.name.attribute``."""
+        return {
+            f"{kind}.{name}.{attribute}": attributes[attribute]
+            for kind in ALTERABLE
+            for name, attributes in self.facts[kind].items()
+            for attribute in LABELS[kind]
+            if attribute in attributes
+        }
 
     def fact(self, kind: str, name: str, attribute: str) -> str:
         """One fact; KeyError if there is none."""

@@ -57,13 +57,13 @@ class Writer:
         """True with ``probability``; counted."""
         return self.choose((True, False), (probability, 1.0 - probability))
 
-    def write(self, words: str, label: str | None = None) -> None:
-        """Append blank-separated ``words``; with a ``label`` they become a span."""
+    def write(self, words: str, label: str | None = None, about: str = "") -> None:
+        """Append blank-separated ``words``; with a ``label`` they become a span, ``about`` something."""
         start = self._length + 1 if self.words else 0
         self.words.extend(words.split(" "))
         self._length = start + len(words)
         if label is not None:
-            self._spans.append(Span(start, self._length, label))
+            self._spans.append(Span(start, self._length, label, about))
 
     def document(self) -> Document:
         """What was written."""

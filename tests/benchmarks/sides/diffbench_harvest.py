@@ -29,7 +29,8 @@ class Harvest:
         counts, predicts = mask.clone(), mask.clone()
         counts[:, 0] = False
         predicts[:, 0] = predicts[:, -1] = False
-        self._corpus = Corpus(ids, mask, counts, predicts, torch.zeros_like(ids, dtype=torch.int8))
+        none = torch.zeros_like(ids, dtype=torch.int8)
+        self._corpus = Corpus(ids, mask, counts, predicts, stratum=none, part=none)
 
     def step(self) -> float:
         reference, tuned = self._models

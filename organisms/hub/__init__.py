@@ -1,0 +1,1 @@
+"""Recipes on models of the Hugging Face hub; see README.md."""
