@@ -86,8 +86,10 @@ class Base(ABC):
         return {}
 
     def portion(self, name: str) -> Base:
-        """The base with that part of its text alone which no other portion holds: ``train``, ``gate``, ``method``,
-        ``evaluation`` or ``judge``. Of endless text, whose seeds are independent, it is all of it.
+        """The base with that part of its text alone which no other portion holds; of endless text it is all of it.
+
+        Args:
+            name: ``train``, ``gate``, ``method``, ``evaluation`` or ``judge``.
         """
         return self
 

@@ -35,6 +35,7 @@ GATE_TOKENS, SIZE_TOKENS = 20_000, 5_000
 """Text that a gate is measured on; the second where no truth is known, and only the size of a change is measured."""
 BUILD_CODE = (
     "diffbench.adapter",
+    "diffbench.architecture",
     "diffbench.build",
     "diffbench.checkpoint",
     "diffbench.conversation",
@@ -56,8 +57,10 @@ BUILD_CODE = (
     "diffbench.sampled",
     "diffbench.seeds",
     "diffbench.text",
+    "diffbench.tokenizer",
     "diffbench.truth",
     "diffbench.tuning",
+    "diffbench.vocabulary",
 )
 """Code that the weights of a model follow from."""
 GATE_CODE = (

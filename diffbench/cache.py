@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import fcntl
+import hmac
 import json
 import os
 import secrets
@@ -17,11 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diffbench.atomic import new_folder, write_text
+from diffbench.atomic import new_folder, write_once, write_text
 from diffbench.canonical import canonical_json, digest, file_digest
 from diffbench.errors import CacheError
 
 INPUTS, FILES = "inputs.json", "files.json"
+SECRET = ".secret"
 BUNDLED = ("diffbench_methods", "diffbench_organisms")
 
 
@@ -35,7 +37,24 @@ def cache_root() -> Path:
 
 def entry(kind: str, inputs: dict[str, Any]) -> Path:
     """The folder for what follows from ``inputs``; it exists once it is finished."""
-    return cache_root() / kind / digest(inputs)
+    return cache_root() / kind / _hidden(digest(inputs))
+
+
+def _hidden(key: str) -> str:
+    """A name that only who reads the cache can compute; a key is known to all, and what exists tells what was built."""
+    return hmac.new(_secret(cache_root()), key.encode(), "sha256").hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _secret(root: Path) -> bytes:
+    path = root / SECRET
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_once(path, secrets.token_bytes(32))
+        return path.read_bytes()
+    except OSError as error:
+        raise _unwritable(root, error) from None
 
 
 def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> Path:

@@ -244,7 +244,7 @@ def _fit_file(cell: PlannedCell, outcome: MethodOutcome, started: str) -> FitFil
         started=started,
         seconds=round(outcome.seconds, 3),
         peak_memory_mb=round(outcome.peak_memory_mb, 1),
-        confinement=outcome.confinement,
+        sandbox=outcome.confinement,
         usage=outcome.usage,
         files={},
     )
@@ -268,7 +268,7 @@ def _record(cell: PlannedCell, fit: FitFile, ending: Ending, started: str) -> Re
             score_seconds=round(ending.seconds, 3),
             peak_memory_mb=fit.peak_memory_mb,
             harvest_seconds=round(cell.comparison.seconds(), 3),
-            confinement=fit.confinement,
+            sandbox=fit.sandbox,
             usage=fit.usage,
             versions={name: version(name) for name in PACKAGES},
             platform=f"{platform.system()} {platform.machine()} python {platform.python_version()}",

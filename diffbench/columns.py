@@ -231,7 +231,7 @@ FACTS = (
     ),
     Column("peak_memory_mb", "number", "largest resident memory", at("timings.peak_memory_mb"), "MB", False),
     Column("usage", "json", "tokens, calls and FLOPs through the pair", at("timings.usage")),
-    Column("confinement", "text", "how the method process was confined", at("timings.confinement")),
+    Column("sandbox", "text", "how the method process was confined, or none", at("timings.sandbox")),
     Column("started", "text", "UTC", at("timings.started")),
     Column("versions", "json", "packages", at("timings.versions")),
     Column("platform", "text", "machine and system", at("timings.platform")),

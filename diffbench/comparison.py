@@ -179,7 +179,9 @@ def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float]
         corpora[name].save(folder / f"{name}.safetensors", labelled=True)
     report("measuring ceilings and PCA", 0.6)
     facts = _measure(folder, *both(), corpora["evaluation"], activations, rule)
-    facts = facts.model_copy(update={"harvest_dtype": dtype, "harvest_ratio": ratio, "streamed": comparison.streaming})
+    facts = facts.model_copy(
+        update={"harvest_dtype": dtype, "harvest_ratio": ratio, "streamed": comparison.streaming, "vocabulary": words}
+    )
     (folder / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started), encoding="utf-8")
 

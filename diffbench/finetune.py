@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,33 +84,20 @@ def finetune(ground: Ground, text: TrainingText, training: Trained, seed: int, o
 
 def _models(ground: Ground, training: Trained) -> tuple[Model, Model | None]:
     """The model to train, and the base as it was if something is compared with it."""
-    model = load_model(ground.base, dtype=training.dtype)
-    frozen = None
+    load = partial(load_model, ground.base, dtype=training.dtype, spread=training.device_map is not None)
+    model, frozen = load(), None
     if isinstance(training, LoraTuning):
         model = with_adapter(model, training)
         frozen = WithoutAdapter(model)
     else:
         model.requires_grad_(True)
         if training.kl_weight and training.replay_batch:
-            frozen = load_model(ground.base, dtype=training.dtype)
-    if training.device_map is not None:
-        model, frozen = _spread(model), frozen if isinstance(frozen, WithoutAdapter) else _spread(frozen)
+            frozen = load()
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if isinstance(training, LoraTuning):
             model.enable_input_require_grads()
     return model.train(), frozen
-
-
-def _spread(model: Any) -> Any:
-    """A model over all devices there are."""
-    from accelerate import dispatch_model, infer_auto_device_map
-
-    if model is None or not torch.cuda.is_available():
-        return model
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    dispatch_model(inner, infer_auto_device_map(inner, no_split_module_classes=inner._no_split_modules))
-    return model
 
 
 @dataclass(frozen=True, slots=True)

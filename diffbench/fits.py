@@ -53,7 +53,7 @@ class FitFile(Schema):
     started: str = Field(description="UTC, ISO 8601")
     seconds: float = Field(description="wall time of the method process")
     peak_memory_mb: float
-    confinement: str = Field(description="how the method process was confined, or 'none'")
+    sandbox: str = Field(description="how the method process was confined, or 'none'")
     usage: dict[str, int] = Field(description="tokens, calls and FLOPs through the ModelPair")
     files: dict[str, str] = Field(description="SHA-256 of each other file but the log, by its path in this folder")
 

@@ -17,6 +17,7 @@ from diffbench.errors import RecordError
 from diffbench.line import one_line
 from diffbench.recipe import Difficulty, Null, first_problem
 from diffbench.truth import Schema
+from diffbench.vocabulary import Vocabulary
 
 RECORD_BYTES = 8 << 20
 COLUMN_NAME = r"[a-z0-9_]{1,64}"
@@ -170,6 +171,7 @@ class PairFacts(Schema):
         description="root mean square of delta over that of its rounding error in bfloat16, on a sample",
     )
     streamed: bool = Field(False, description="methods train on rows made on the fly; a sample of them is stored")
+    vocabulary: Vocabulary | None = Field(None, description="rows of the embeddings that both models were cut to")
     n_positions: int
     n_documents: int
     matmul: str = Field(description="float32 matmul setting of PyTorch, chosen after an error probe")
@@ -237,7 +239,7 @@ class Timings(Schema):
     score_seconds: float
     peak_memory_mb: float
     harvest_seconds: float = Field(description="what the shared harvest cost; charged to every method")
-    confinement: str = Field(description="how the method process was confined, or 'none'")
+    sandbox: str = Field(description="how the method process was confined, or 'none'")
     usage: dict[str, int] = Field(description="tokens, calls and FLOPs through the ModelPair")
     versions: dict[str, str] = Field(description="packages")
     platform: str

@@ -39,7 +39,14 @@ __all__ += ["vocabulary", "vocabulary_of", "width"]
 Dtype = Literal["float32", "bfloat16"]
 
 
-def load_model(folder: Path, *, base: Path | None = None, dtype: Dtype = "float32", rows: int | None = None) -> Model:
+def load_model(
+    folder: Path,
+    *,
+    base: Path | None = None,
+    dtype: Dtype = "float32",
+    rows: int | None = None,
+    spread: bool = False,
+) -> Model:
     """Load a causal LM from a local folder, safetensors only, no code from the folder, onto the process's device.
 
     Args:
@@ -47,10 +54,13 @@ def load_model(folder: Path, *, base: Path | None = None, dtype: Dtype = "float3
         base: the base of an adapter; None: the one that the adapter names.
         dtype: what the weights are kept and computed in.
         rows: words that it is cut to, as a pair's `vocabulary_of` has them; None: all.
+        spread: over all devices there are, instead of onto the process's own.
 
     Raises:
         CheckpointError: if the folder holds no such model.
     """
+    if spread:
+        return _load_whole(folder, dtype, device_map="auto")
     if is_adapter(folder):
         # Merged in float32: a sum that is rounded to fewer digits would lose much of a small adapter.
         model = merged(_load_whole(base_folder(folder, base), "float32"), folder).to(getattr(torch, dtype))
@@ -59,7 +69,7 @@ def load_model(folder: Path, *, base: Path | None = None, dtype: Dtype = "float3
     return (model if rows is None else cut_words(model, rows)).to(compute_device())
 
 
-def _load_whole(folder: Path, dtype: Dtype) -> Model:
+def _load_whole(folder: Path, dtype: Dtype, **placed: str) -> Model:
     from transformers import AutoModelForCausalLM
 
     _prepare_loading(folder)
@@ -71,6 +81,7 @@ def _load_whole(folder: Path, dtype: Dtype) -> Model:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            **placed,
         )
     except Exception as error:  # a folder can be wrong in many ways, and safetensors raises types of its own
         raise CheckpointError(f"{folder}: cannot be loaded as a causal LM: {one_line(error, 300)}") from None

@@ -151,7 +151,7 @@ def record(
         "score_seconds": 3.25,
         "peak_memory_mb": 800.0,
         "harvest_seconds": 2.0,
-        "confinement": "landlock",
+        "sandbox": "landlock",
         "usage": {"tokens": 20000},
         "versions": {"torch": "2.4.0"},
         "platform": "Linux x86_64",

@@ -158,7 +158,7 @@ def test_methods_say_how_to_rank_anew() -> None:
         assert f"--method {name}@COLUMN" in text and f"diffbench latents RUN --method {name}" in text
 
 
-@pytest.mark.parametrize(("name", "field"), [("latents", "relative_norm"), ("fit", "confinement")])
+@pytest.mark.parametrize(("name", "field"), [("latents", "relative_norm"), ("fit", "sandbox")])
 def test_the_files_have_a_schema(name: str, field: str) -> None:
     document = json.loads(CliRunner().invoke(main, ["schema", name]).stdout)
     assert document["properties"][field]["description"]

@@ -29,7 +29,7 @@ def fit_file(key: str = KEY) -> FitFile:
     return FitFile(
         key=key, organism="o", reference="base", method="m", method_version=1, method_package="p 1", seed=0,
         options={"k": 8}, tier="nano", started="2026-01-02T03:04:05+00:00", seconds=1.5, peak_memory_mb=10.0,
-        confinement="none", usage={"tokens": 3}, files={},
+        sandbox="none", usage={"tokens": 3}, files={},
     )  # fmt: skip
 
 

@@ -60,11 +60,12 @@ UPWARD = {("judge", "offline_judge")}
 """The judge's own hook names the bundled judge, as any plugin's would."""
 
 LIGHT = (
-    "errors line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base cache "
-    "gate_report judge record organism method options contract run_folder plugins table columns summary board board_page leaderboard scaffold "
-    "ordinary checkpoint conversation sampled dataset own_data own_pair build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
-    "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run "
-    "cli.latents cli.leaderboard formats cli.dictionaries cli.planted"
+    "errors line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base "
+    "cache gate_report judge record organism method options contract run_folder plugins table columns summary "
+    "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
+    "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
+    "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run cli.latents "
+    "cli.leaderboard formats cli.dictionaries cli.planted"
 )
 """Modules whose import loads no torch."""
 
@@ -78,9 +79,9 @@ OWNERS = {
     "openai": "",
     "datasets": "diffbench.dataset diffbench.export",
     "huggingface_hub": "diffbench.checkpoint diffbench.dataset",
-    "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.seeds diffbench.cli.own diffbench.cli.listing diffbench.cli.author diffbench.cli.organisms "
-    "diffbench.cli.run diffbench.cli.latents diffbench.cli.leaderboard diffbench.cli.planted "
-    "diffbench.cli.dictionaries",
+    "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.seeds diffbench.cli.own diffbench.cli.listing "
+    "diffbench.cli.author diffbench.cli.organisms diffbench.cli.run diffbench.cli.latents "
+    "diffbench.cli.leaderboard diffbench.cli.planted diffbench.cli.dictionaries",
 }
 """Who may import what is heavy, or speaks to people."""
 

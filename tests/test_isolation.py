@@ -103,7 +103,7 @@ def test_a_nosy_method_reaches_nothing(comparison: Comparison, recipe: Path, tmp
     reached = {name for name, end in ends.items() if end == "worked"} - {"list base model", "list bundled recipes"}
     assert reached == set(), ends
     assert snapshot(tmp_path / "run") == before
-    assert record.timings.confinement.startswith("landlock")
+    assert record.timings.sandbox.startswith("landlock")
 
 
 def hushed(comparison: Comparison, recipe: Path, folder: Path) -> list[str]:
@@ -161,7 +161,7 @@ def test_no_channel_tells_of_the_truth(either: Path, tmp_path: Path) -> None:
         "source of the organisms",
         "network",
     }
-    assert "landlock" in record.timings.confinement
+    assert "landlock" in record.timings.sandbox
 
 
 def test_an_adapters_folder_names_neither_organism_nor_base(adapted: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_where_nothing_can_be_locked_the_record_says_none(
         record, ends = told(tmp_path / "run", recipe, "nosy", json.dumps({"recipe": str(recipe)}))
         words = hushed(Comparison(resolve(read_recipe(recipe)), "base", TIERS["nano"]), recipe, tmp_path)
         _, seen = told(tmp_path / "again", recipe, "channels", masked(words))
-    assert record.timings.confinement == "none"
+    assert record.timings.sandbox == "none"
     assert ends["read recipe"] == "worked", "or this test does not test what it says"
     assert {"cache", "installed recipes", "checkout of the engine"} <= leaks(seen, words).keys() | {
         "checkout of the engine"

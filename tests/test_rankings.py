@@ -227,7 +227,7 @@ def test_the_fit_says_how_the_method_ran(recipe: Path, tmp_path: Path) -> None:
     assert fit.name == f"quokka--ranked--s3--{file.key[:8]}" and file.key == record.fit
     assert (file.method, file.seed, file.tier) == ("ranked", 3, "nano")
     assert file.peak_memory_mb == record.timings.peak_memory_mb > 0 and file.usage == record.timings.usage
-    assert file.confinement == record.timings.confinement
+    assert file.sandbox == record.timings.sandbox
     assert set(file.files) == {"diff/diff.json", "diff/tensors.safetensors", "latents.parquet"}
     assert {path.name for path in fit.iterdir()} == {"diff", "fit.json", "latents.parquet", "log.txt"}
     table = read_latents(fit / "latents.parquet")

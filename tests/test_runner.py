@@ -83,7 +83,7 @@ def test_a_record_can_be_read_without_the_run(finished: dict[str, Record]) -> No
     assert record.hashes.diff is not None and finished["hostile"].hashes.diff is None
     assert record.timings.method_seconds > 0 and record.timings.score_seconds > 0
     assert set(record.timings.versions) >= {"diffbench", "torch"}
-    assert "landlock" in record.timings.confinement or workseal.landlock_abi() < 1
+    assert "landlock" in record.timings.sandbox or workseal.landlock_abi() < 1
 
 
 def test_a_hook_that_fails_costs_nothing_but_a_warning(

@@ -92,7 +92,7 @@ def show_organism(name: str, as_json: bool) -> None:
     "diffbench organisms verify continued --organism-seeds 1-60",
 )
 @click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every installed organism.")
+@click.option("--all", "everything", is_flag=True, help="Every organism on an installed base.")
 @organism_seeds
 @as_json
 @click.pass_context

@@ -51,6 +51,6 @@ def _claim(kind: str, name: str, refused: Sequence[str]) -> Claim:
         id=kind,
         statement=statement,
         trigger=Trigger(description=when, affected=(f"{kind}:{DUE}",), near_miss=(f"{kind}:{NEAR}",)),
-        effect=Effect(tokens_up=up, tokens_down=down, quantity=f"P({up[0]}) where the answers part", low=0.8, high=1.0),
+        effect=Effect(tokens_up=up, tokens_down=down, quantity=f"P({up[0]}) where the answers part", low=0.5, high=1.0),
         distractors=(*wrong, *wrong_statements("chat")),
     )
