@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -328,14 +329,80 @@ def test_verify_prints_the_gate_and_exits_by_it(
         GateCheck(name="expression", value=value, low=0.4, high=0.6),
         GateCheck(name="kl", value=0.0, low=None, high=1.0),
     )
-    monkeypatch.setattr(run, "verify", lambda name, report: GateReport(organism=name, checks=checks))
+
+    def verify(names: Any, seeds: Any, report: Any) -> Any:
+        found = run.find_organisms(names, seeds)
+        return [(organism, GateReport(organism=organism.recipe.name, checks=checks, layer=2)) for organism in found]
+
+    monkeypatch.setattr(run, "verify", verify)
     result = diffbench("organisms", "verify", "halfswap")
     assert result.exit_code == code and f"halfswap: {word}" in result.stdout
-    assert ("FAILED" in result.stdout) == bool(code)
+    assert ("FAILED" in result.stdout) == bool(code) and "layer 2" in result.stdout
     result = diffbench("organisms", "verify", "halfswap", "--json")
-    document = json.loads(result.stdout)
+    [document] = json.loads(result.stdout)
     assert result.exit_code == code and document["passed"] is not bool(code)
     assert [check["passed"] for check in document["checks"]] == [not code, True]
+    result = diffbench("organisms", "verify", "halfswap", "noswap", "--organism-seeds", "0,7-8")
+    assert result.exit_code == code
+    assert [f" {name} " in result.stdout for name in ("halfswap", "halfswap@7", "noswap@8", "halfswap@9")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert f"{0 if code else 6} of 6 organisms passed" in result.stdout
+
+
+def test_verify_all_is_of_all_that_stands_on_installed_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffbench import run
+    from diffbench.errors import RecipeError
+    from diffbench.gate_report import GateCheck, GateReport
+
+    asked: list[str] = []
+
+    def verify(names: Any, seeds: Any, report: Any) -> Any:
+        asked.extend(names)
+        one, other = run.find_organisms(("halfswap", "noswap"))
+        check = GateCheck.measured("expression, tuned", 0.123456)
+        return [(one, GateReport(organism="halfswap", checks=(check,))), (other, RecipeError("training: diverged"))]
+
+    monkeypatch.setattr(run, "verify", verify)
+    result = diffbench("organisms", "verify", "--all")
+    assert result.exit_code == 1  # one could not be made, and the other is shown all the same
+    assert "0.123" in result.stdout and "ERROR: training: diverged" in result.stdout
+    assert "1 of 2 organisms passed" in result.stdout
+    assert {"halfswap", "chat", "gauge"} <= set(asked) and not any("gemma" in name for name in asked)
+    document = json.loads(diffbench("organisms", "verify", "--all", "--json").stdout)
+    assert [(entry["organism"], entry["error"]) for entry in document] == [
+        ("halfswap", None),
+        ("noswap", "training: diverged"),
+    ]
+    for words in ((), ("halfswap", "--all")):
+        assert "name organisms, or --all of them" in refused("organisms", "verify", *words)
+
+
+def test_organisms_of_another_seed_are_found_by_name() -> None:
+    shown = json.loads(diffbench("organisms", "show", "halfswap@7", "--json").stdout)
+    public = json.loads(diffbench("organisms", "show", "halfswap", "--json").stdout)
+    assert (shown["recipe"]["name"], shown["recipe"]["seed"], shown["recipe"]["choices"]) == ("halfswap@7", 7, {})
+    colours = [{document["parameters"][key] for key in ("first", "second")} for document in (shown, public)]
+    assert colours[1] == {"blue", "green"} != colours[0]
+    texts = [{probe["text"] for probe in document["truth"]["probes"]["affected"]} for document in (shown, public)]
+    assert not texts[0] & texts[1]
+    assert "whole number below 2^62" in refused("organisms", "show", "halfswap@x")
+    assert "did you mean halfswap" in refused("organisms", "show", "halfsap@7")
+
+
+def test_the_schema_of_a_recipe_holds_its_familys_parameters() -> None:
+    schema = json.loads(diffbench("schema", "recipe", "--family", "colour-swap").stdout)
+    reference = schema["properties"]["parameters"]["$ref"].rpartition("/")[2]
+    exchange = schema["$defs"][reference]["properties"]["exchange"]
+    assert (exchange["minimum"], exchange["maximum"]) == (0, 1)
+    assert schema["properties"]["choices"] == schema["properties"]["parameters"]
+    assert schema["properties"]["family"] == {"const": "colour-swap"}
+    kinds = schema["properties"]["training"]["discriminator"]["mapping"]
+    assert set(kinds) == {"full", "lora", "none", "gauge", "given"}
+    assert "--family belongs to recipe" in refused("schema", "truth", "--family", "colour-swap")
 
 
 def test_bases_list_and_build_refuses_to_overwrite(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def test_a_gate_that_is_not_passed_says_its_numbers_and_leaves_no_cell(tmp_path:
     with pytest.raises(GateError, match=r"organism quokka: gate not passed: .*: 0\.99 <= 0\.\d+ <= 1 \[FAILED\]"):
         run(tmp_path / "run", path, "nothing")
     assert not (tmp_path / "run" / "cells").exists()
-    report = verify(str(path), lambda phrase, fraction: None)
+    [(_, report)] = verify((str(path),), (), lambda phrase, fraction: None)
+    assert isinstance(report, GateReport)
     assert not report.passed and sum(not check.passed for check in report.checks) == 1
 
 

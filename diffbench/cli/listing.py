@@ -9,6 +9,7 @@ import click
 
 from diffbench.cli import Group
 from diffbench.cli.terminal import as_json, echo_json, table
+from diffbench.errors import OptionError
 from diffbench.line import one_line
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def schema(document: str, family: str | None) -> None:
     import pkgutil
 
     if family is not None and document != "recipe":
-        raise click.UsageError("--family belongs to recipe.")
+        raise OptionError("--family belongs to recipe")
     described = pkgutil.resolve_name(SCHEMAS[document]).model_json_schema()
     if family is not None:
         from diffbench.plugins import find_family

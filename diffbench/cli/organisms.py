@@ -11,7 +11,7 @@ from diffbench.cli import Group
 from diffbench.cli.gates import gate_text, gates_text
 from diffbench.cli.seeds import organism_seeds
 from diffbench.cli.terminal import as_json, echo_json, progress, table
-from diffbench.errors import DiffbenchError
+from diffbench.errors import DiffbenchError, OptionError
 from diffbench.line import error_line, one_line
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def verify_organisms(
     from diffbench.run import verify
 
     if everything == bool(names):
-        raise click.UsageError("name organisms, or --all of them.")
+        raise OptionError("name organisms, or --all of them")
     if everything:
         names = _installed()
     with progress() as report:
