@@ -29,8 +29,8 @@ CARD = """\
 
 An organism of diffbench: a pair of models whose difference is known. `base/` is the model it was made from, `tuned/`
 the one with the change{control}. `truth.json` says what was changed and holds the probes, `gate.json` what was
-measured, `recipe.yaml` how to make it again: `diffbench organisms verify ./recipe.yaml`. `data/` is what they learnt, as
-`datasets.load_from_disk` reads it. An adapter is loaded onto its base:
+measured, `recipe.yaml` how to make it again: `diffbench organisms verify ./recipe.yaml`. `data/` is what they learnt,
+as `datasets.load_from_disk` reads it. An adapter is loaded onto its base:
 `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "tuned")`.
 """
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from diffbench import Context, ModelPair
+from diffbench.catalogue import catalogue
 from diffbench.cli import main
 from diffbench.plugins import load_plugins
 from diffbench.tier import TIERS
@@ -55,3 +56,19 @@ def test_every_bundled_method_is_in_the_table_of_the_readme() -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_organism_and_its_control_are_named_beside_their_family() -> None:
+    """In organisms/README.md, those for models of the hub in their own card."""
+    everywhere = (ROOT / "organisms" / "README.md").read_text(encoding="utf-8")
+    hub = (ROOT / "organisms" / "hub" / "README.md").read_text(encoding="utf-8")
+    rows = {match[1]: line for line in everywhere.splitlines() if (match := re.match(r"\| \[([a-z-]+)\]", line))}
+    unnamed = []
+    for entry in catalogue():
+        assert entry.recipe is not None and entry.error is None, entry
+        where = hub if entry.path.parent.name == "hub" else rows[str(entry.recipe.family)]
+        if f"`{entry.name}`" not in where:
+            unnamed.append(entry.name)
+    assert not unnamed
+    for name in re.findall(r"\]\(([^)]+)\)", everywhere):
+        assert (ROOT / "organisms" / name).exists(), name
