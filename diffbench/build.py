@@ -231,7 +231,8 @@ def check_places(organism: Organism) -> None:
         RecipeError: if text or data are not.
     """
     organism.base.check()
-    organism.model_path("tuned")
+    if isinstance(organism.recipe.training, GivenModel):
+        organism.model_path("tuned")
     if isinstance(organism.family, OwnData):
         organism.family.key()
 

@@ -86,6 +86,8 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
 
 def finished(kind: str, inputs: dict[str, Any]) -> Path | None:
     """The folder for ``inputs`` if it is finished."""
+    if not (cache_root() / SECRET).exists():  # nothing was ever finished here, and asking leaves no trace
+        return None
     path = entry(kind, inputs)
     return path if _whole(path) else None
 

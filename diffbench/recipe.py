@@ -207,6 +207,8 @@ def read_recipe(path: Path) -> Recipe:
     try:
         if "@" in str(document.get("name")):
             raise RecipeError(f"{path}: name: {document['name']!r}: what follows an @ is a seed, which `seed` holds")
+        if isinstance(document.get("training"), dict):
+            document["training"].setdefault("kind", "full")  # where nothing is said; a tag of a union has no default
         return _placed(Recipe.model_validate_json(json.dumps(document), strict=True), path)
     except RecipeError:
         raise

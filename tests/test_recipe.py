@@ -138,7 +138,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("training.weight_decay", float("inf"), "finite"),
     ("training", {"kind": "lora", "steps": 1, "batch": 1, "lr": 0.1}, "training.rank: Field required"),
     ("training", {"kind": "loar", "steps": 1}, "'full', 'lora', 'none', 'gauge', 'given'"),
-    ("training", {"steps": 1, "batch": 1, "lr": 0.1}, "kind"),
+    ("training", {"steps": 1, "lr": 0.1}, "training.batch: Field required"),
     ("training.objective", "next", "'next-token'"),
     ("training.teacher", "halfswap", "training: .*teacher: is named exactly where the objective is distillation"),
     ("training.objective", "distillation", "training: .*teacher: is named exactly where the objective is distillation"),
