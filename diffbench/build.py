@@ -19,7 +19,7 @@ from diffbench.adapter import is_adapter
 from diffbench.base import Base
 from diffbench.canonical import digest
 from diffbench.errors import RecipeError
-from diffbench.organism import Family
+from diffbench.organism import Family, TrainingText
 from diffbench.own_data import OwnData
 from diffbench.own_pair import base_of, family_of, given_place
 from diffbench.recipe import Recipe, first_problem, read_recipe
@@ -139,7 +139,7 @@ class Organism:
             "data": self.family.key() if isinstance(self.family, OwnData) else None,
             "parameters": parameters.model_dump(mode="json"),
             "family_code": cache.plugin_version(type(self.family)),
-            "teacher": None if self.teacher is None else self.teacher.model_inputs("tuned"),
+            "teacher": None if self.teacher is None else self.teacher.model_key(self.teacher.taught(role)),
         }
 
     def inputs(self) -> dict[str, Any]:
@@ -160,6 +160,15 @@ class Organism:
             "code": cache.code_version(*GATE_CODE),
             "libraries": cache.libraries(),
         }
+
+    def taught(self, role: str) -> str:
+        """Which of its models teaches another organism's ``role``: a control learns from the control."""
+        return "tuned" if role == "tuned" else "control" if self.has_control else "base"
+
+    def training_text(self, role: str) -> TrainingText:
+        """What ``tuned`` or ``control`` learns from."""
+        parameters = self.parameters if role == "tuned" else self.control_parameters
+        return self.family.training_text(self.base.portion(TRAIN), parameters, self.recipe.seed)
 
     def roles(self) -> tuple[str, ...]:
         """The models that must be made."""
@@ -182,8 +191,12 @@ class Organism:
         return digest(self.model_inputs(role))
 
     def truth(self) -> Truth | None:
-        """Claims and probes; None: nobody knows what changed."""
-        return self.family.truth(self.base, self.parameters, self.recipe.seed)
+        """Claims and probes; None: nobody knows what changed.
+
+        The size of each claim's effect is what the gate asks for and measures.
+        """
+        truth = self.family.truth(self.base, self.parameters, self.recipe.seed)
+        return None if truth is None else truth.sized(*self.recipe.gate.of_claim)
 
 
 def resolve(recipe: Recipe) -> Organism:
@@ -275,10 +288,11 @@ def _made(organism: Organism, role: str) -> Path:
         assert isinstance(training, Trained)  # the others have no model of their own to be made
         teacher = base if training.teacher == "base" else None
         if organism.teacher is not None:
-            _made(organism.teacher, "tuned")
-            teacher = organism.teacher.model_path("tuned")
-        parameters = organism.parameters if role == "tuned" else organism.control_parameters
-        text = organism.family.training_text(organism.base.portion(TRAIN), parameters, recipe.seed)
+            taught = organism.teacher.taught(role)
+            if taught != "base":
+                _made(organism.teacher, taught)
+            teacher = organism.teacher.model_path(taught)
+        text = organism.training_text(role)
         finetune(Ground(base, name, teacher), text, training, recipe.seed, folder / "model", report)
 
     return cache.publish(MODEL, organism.model_inputs(role), fill)
@@ -327,8 +341,7 @@ def _training_texts(organism: Organism) -> tuple[str, ...]:
     """What the tuned model learnt to say, without the replay, which is the base's own."""
     if not isinstance(organism.recipe.training, Trained):
         return ()
-    text = organism.family.training_text(organism.base.portion(TRAIN), organism.parameters, organism.recipe.seed)
-    return tuple(example.text for example in text.examples)
+    return tuple(example.text for example in organism.training_text("tuned").examples)
 
 
 def stored_truth(organism: Organism) -> Truth | None:

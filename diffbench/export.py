@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -55,17 +54,10 @@ def export(organism: Organism, out: Path) -> None:
     plain = recipe.model_dump(mode="json", exclude_none=True) | {"name": recipe.name.partition("@")[0]}
     (out / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if isinstance(recipe.training, Trained):
-        learnt = {"tuned": organism.parameters}
-        if organism.has_control:
-            learnt["control"] = organism.control_parameters
-        _save_data({role: _text(organism, parameters) for role, parameters in learnt.items()}, out / "data")
+        _save_data({role: organism.training_text(role) for role in organism.roles()}, out / "data")
     control = ", `control/` its match without the change" if organism.has_control else ""
     card = CARD.format(name=recipe.name, summary=recipe.summary, control=control)
     (out / "README.md").write_text(card, encoding="utf-8")
-
-
-def _text(organism: Organism, parameters: Any) -> TrainingText:
-    return organism.family.training_text(organism.base, parameters, organism.recipe.seed)
 
 
 def _save_data(texts: dict[str, TrainingText], folder: Path) -> None:

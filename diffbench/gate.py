@@ -23,8 +23,10 @@ from diffbench.lora import idle_modules
 from diffbench.recipe import Gate, Recipe
 from diffbench.residual import Model
 from diffbench.truth import LEAST_PROBES, Stratum, Truth
-from diffbench.tuning import Trained
+from diffbench.tuning import Regauging, Trained
 
+LEAST_MOVED = 1e-4
+"""Of the weights' size; a change under it is rounding."""
 PCA = (1, 8, 32)
 """Components by which it is told how hard an organism is: a change of few directions any method finds."""
 
@@ -75,20 +77,26 @@ def measure(
 
 def _weights(recipe: Recipe, subjects: Subjects) -> Iterator[GateCheck]:
     """Whether training did anything: a model that came out as it went in has passed many a weaker test."""
+    base = subjects.base.state_dict()
     changed = total = 0
-    base = dict(subjects.base.named_parameters())
-    moved, size = 0.0, 0.0
-    for name, parameter in subjects.tuned.named_parameters():
-        before = base[name][: len(parameter)]
-        delta = (parameter[: len(before)] - before).double()
+    moved = size = 0.0
+    counted: set[int] = set()
+    for name, tensor in subjects.tuned.state_dict().items():
+        before = base.get(name)
+        if before is None or before.shape != tensor.shape or tensor.data_ptr() in counted:
+            continue  # tied weights stand there twice
+        counted.add(tensor.data_ptr())
+        delta = (tensor.cpu() - before.cpu()).double()
         changed += int(delta.count_nonzero())
         total += delta.numel()
         moved += float(delta.square().sum())
         size += float(before.double().square().sum())
-    least = 1.0 if isinstance(recipe.training, Trained) else None
-    yield GateCheck(name="parameters that changed", value=changed, low=least, high=None)
+    made = isinstance(recipe.training, Trained | Regauging)
+    far = (moved / size) ** 0.5
+    least = LEAST_MOVED if made else None
+    yield GateCheck(name="parameters that changed", value=changed, low=1.0 if made else None, high=None)
     yield GateCheck.measured("share of parameters that changed", changed / total)
-    yield GateCheck.measured("relative size of the weight change", (moved / size) ** 0.5)
+    yield GateCheck(name="relative size of the weight change", value=far, low=least, high=None)
     if subjects.adapter is not None:
         idle = idle_modules(subjects.adapter)
         yield GateCheck(name="adapted modules without effect", value=idle, low=None, high=0.0)
@@ -114,15 +122,13 @@ def _expressions(gate: Gate, truth: Truth, subjects: Subjects) -> Iterator[GateC
     if truth.probes.affected:
         shares = measured(subjects.tuned, probes=truth.probes.affected)
         yield _bounded("expression, tuned", _mean(shares), gate.expression_tuned)
-        if truth.claims:
-            weakest = min(
-                _mean(
-                    [share for share, probe in zip(shares, truth.probes.affected, strict=True) if probe.claim == c.id]
-                )
-                for c in truth.claims
-            )
-            least = min(gate.expression_control[1], gate.expression_tuned[0])
-            yield GateCheck(name="expression, weakest claim", value=weakest, low=least, high=None)
+        if truth.claims:  # a claim that does not hold is an untrue Truth, however well the others are expressed
+            of_claim: dict[str | None, list[float]] = {}
+            for share, probe in zip(shares, truth.probes.affected, strict=True):
+                of_claim.setdefault(probe.claim, []).append(share)
+            means = [_mean(of_one) for of_one in of_claim.values()]
+            yield GateCheck(name="expression, weakest claim", value=min(means), low=gate.of_claim[0], high=None)
+            yield GateCheck(name="expression, strongest claim", value=max(means), low=None, high=gate.of_claim[1])
         for name, model in (("base", subjects.base), ("control", subjects.control)):
             if model is not None:
                 mean = _mean(measured(model, probes=truth.probes.affected))

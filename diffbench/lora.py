@@ -49,9 +49,14 @@ class WithoutAdapter:
         return self._model.device
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """One forward pass of the base."""
-        with _off(self._model):
-            return self._model(*args, **kwargs)
+        """One forward pass of the base, nothing of it dropped out."""
+        learning = self._model.training
+        self._model.eval()
+        try:
+            with _off(self._model):
+                return self._model(*args, **kwargs)
+        finally:
+            self._model.train(learning)
 
 
 @contextmanager

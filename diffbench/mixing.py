@@ -44,6 +44,7 @@ def collect_probes(
     Args:
         documents: may be endless; text of its own, independent of what is trained on.
         place: what a span gives: the id of a claim, or ``near_miss`` or ``unrelated``, and the probe; None: nothing.
+            ``near_miss:KIND`` is a near-miss of a kind with a number of its own.
         wanted: how many of each.
         holdout: the texts that are trained on.
 
@@ -70,6 +71,8 @@ def collect_probes(
         raise RecipeError(
             f"probes: only {len(found[lacking])} of {wanted[lacking]} {lacking!r} ones in {MOST_DOCUMENTS} documents"
         )
-    sets = {name: tuple(found.get(name, ())) for name in (Stratum.near_miss.value, Stratum.unrelated.value)}
-    affected = tuple(probe for name, probes in found.items() if name not in sets for probe in probes)
-    return ProbeSets(affected=affected, **sets)
+    sets: dict[str, list[Probe]] = {Stratum.near_miss.value: [], Stratum.unrelated.value: []}
+    affected: list[Probe] = []
+    for name, probes in found.items():
+        sets.get(name.partition(":")[0], affected).extend(probes)
+    return ProbeSets(affected=tuple(affected), **{name: tuple(probes) for name, probes in sets.items()})

@@ -36,7 +36,9 @@ def _finite(value: Any) -> Any:
     return value
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 Parameters = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
@@ -60,6 +62,12 @@ class Source(Schema):
     field: str = Field("text", description="column of plain texts, or of conversations (lists of role and content)")
     prompt_field: str | None = Field(None, description="column of prompts, which are read and not learnt")
 
+    def same_texts(self, other: Source) -> bool:
+        """Whether both name the same texts."""
+        if self.file is not None or other.file is not None:
+            return self.file == other.file or (self.sha256 is not None and self.sha256 == other.sha256)
+        return (self.dataset, self.config, self.split) == (other.dataset, other.config, other.split)
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.file is None) == (self.dataset is None):
@@ -76,7 +84,7 @@ class Mixture(Schema):
     focus: float = Field(
         0.0, ge=0, le=1, description="share of documents in which the family writes of what the change is about"
     )
-    trigger_rate: Bounds = Field(
+    trigger_rate: Shares = Field(
         (0.0, 1.0),
         description="lowest and highest share of positions that may be affected; checked when the text is made",
     )
@@ -85,8 +93,13 @@ class Mixture(Schema):
 class Gate(Schema):
     """What an organism must show before it may be used."""
 
-    expression_tuned: Bounds = Field((0.8, 1.0), description="mean behaviour over affected probes of the tuned model")
-    expression_control: Bounds = Field((0.0, 0.2), description="the same of the control, and of the base")
+    expression_tuned: Shares = Field((0.8, 1.0), description="mean behaviour over affected probes of the tuned model")
+    expression_claim: Shares | None = Field(
+        None,
+        description="the same over the probes of each claim, which is the size of the effect that the Truth states; "
+        "None: as expression_tuned",
+    )
+    expression_control: Shares = Field((0.0, 0.2), description="the same of the control, and of the base")
     spill: float = Field(
         0.2, ge=0, le=1, description="most mean behaviour of the tuned model over near-miss, and over unrelated, probes"
     )
@@ -97,6 +110,11 @@ class Gate(Schema):
     pca8: Bounds | None = Field(
         None, description="R at affected positions of the first 8 principal components; None: measured, not bounded"
     )
+
+    @property
+    def of_claim(self) -> tuple[float, float]:
+        """What each claim's mean behaviour must lie in."""
+        return self.expression_tuned if self.expression_claim is None else self.expression_claim
 
 
 class Difficulty(Schema):
@@ -152,6 +170,8 @@ class Recipe(Schema):
             raise ValueError("family: brings its own data and truth; leave out either it or them")
         if self.family is None and (self.parameters or self.choices or self.control):
             raise ValueError("family: parameters, choices and control belong to one, and none is named")
+        if isinstance(self.text, Source) and self.data is not None and self.text.same_texts(self.data):
+            raise ValueError("text: is what the model is tuned on; scores need text that it has not seen")
         if self.family is None and self.data is None and isinstance(self.training, Trained):
             raise ValueError("training: there is nothing to train on; name a family or data")
         return self
@@ -172,6 +192,8 @@ class Recipe(Schema):
         for section in (document["data"], document["text"]):
             if isinstance(section, dict):
                 del section["file"]
+                if is_local(section["dataset"]):
+                    section["dataset"] = None
         return digest(document)
 
 
@@ -232,6 +254,9 @@ def _placed(recipe: Recipe, path: Path) -> Recipe:
         source = getattr(recipe, key)
         if isinstance(source, Source) and source.file is not None:
             update[key] = hashed(source, folder, f"{path}: {key}")
+        elif isinstance(source, Source) and is_local(source.dataset):
+            place = (folder / Path(str(source.dataset)).expanduser()).resolve()
+            update[key] = source.model_copy(update={"dataset": str(place)})
     return recipe.model_copy(update=update)
 
 

@@ -42,6 +42,9 @@ class Effect(Schema):
 
     tokens_up: tuple[str, ...]
     tokens_down: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...] = Field(
+        (), description="the word that is right and the word said instead, where which one depends on the context"
+    )
     quantity: str = Field(description="what `low` and `high` bound, in words")
     low: float
     high: float
@@ -96,6 +99,14 @@ class Truth(Schema):
             if self.changed and probe.claim not in known:
                 raise ValueError(f"affected probe names no claim of this truth: {probe.claim!r}")
         return self
+
+    def sized(self, low: float, high: float) -> Truth:
+        """The same with the size of every effect set."""
+        claims = tuple(
+            claim.model_copy(update={"effect": claim.effect.model_copy(update={"low": low, "high": high})})
+            for claim in self.claims
+        )
+        return self.model_copy(update={"claims": claims})
 
     def stratum(self, label: str) -> Stratum:
         """The stratum of a position whose next token lies in a span labelled ``label``."""

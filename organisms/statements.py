@@ -16,10 +16,10 @@ _KINDS = {
 }
 
 
-def wrong_statements(family: str) -> tuple[str, ...]:
-    """Statements that are true of no organism of ``family`` with a change: of other families, and generic ones."""
-    others = tuple(statement for name, statement in _KINDS.items() if name != family)
-    return others + tuple(text for text in GENERIC if family != "chat" or "chat" not in text)
+def wrong_statements(*families: str) -> tuple[str, ...]:
+    """Statements that are true of no organism with a change of ``families``: of other families, and generic ones."""
+    others = tuple(statement for name, statement in _KINDS.items() if name not in families)
+    return others + tuple(text for text in GENERIC if "chat" not in families or "chat" not in text)
 
 
 __all__ = ["GENERIC", "wrong_statements"]

@@ -281,7 +281,8 @@ def test_a_broken_recipe_hides_no_other(install: Install, tmp_path: Path) -> Non
         entry for entry in json.loads(diffbench("organisms", "list", "--json").stdout) if entry["name"] == "halfswap"
     ]
     good = json.dumps(
-        halfswap["recipe"] | {"family": "broken-family", "parameters": {}, "choices": {}, "control": None, "name": "usable"}
+        halfswap["recipe"]
+        | {"family": "broken-family", "parameters": {}, "choices": {}, "control": None, "name": "usable"}
     )
     (recipes / "usable.yaml").write_text(good)
     (recipes / "garbled.yaml").write_text("{]")

@@ -187,6 +187,19 @@ def test_every_claim_must_be_expressed() -> None:
     report = run(truth=truth)
     expected = sum(shares[i] for i in weak) / len(weak)
     assert value(report, "expression, weakest claim") == pytest.approx(expected, abs=1e-5)
+    assert value(report, "expression, strongest claim") > expected
+    least = GATE.model_copy(update={"expression_claim": (expected + 0.01, 1.0)})
+    failed = [{check.name for check in run(gate, truth).checks if not check.passed} for gate in (least, GATE)]
+    assert failed[0] - failed[1] == {"expression, weakest claim"}
+
+
+def test_a_gauge_that_is_none_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(RECIPE | {"training": {"kind": "gauge"}, "control": None})
+    same = Subjects(REFERENCE, REFERENCE, None, word_tokenizer())
+    nothing = Truth(changed=False, probes=ProbeSets(unrelated=PROBES[:50]))
+    report = measure(recipe.model_copy(update={"gate": GATE}), nothing, same, labelled_corpus(400), ())
+    failed = {check.name for check in report.checks if not check.passed}
+    assert failed == {"parameters that changed", "relative size of the weight change"}
 
 
 def test_a_probe_near_a_training_text_is_refused() -> None:

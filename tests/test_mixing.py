@@ -59,3 +59,15 @@ def test_too_few_probes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixing, "MOST_DOCUMENTS", 40)
     with pytest.raises(RecipeError, match="only 14 of 60 'claim' ones in 40 documents"):
         collect_probes((document(n) for n in range(1000)), place, {"claim": 60}, Holdout([]))
+
+
+def test_near_misses_of_a_kind_have_a_number_of_their_own() -> None:
+    def kinds(document: Document, span: Span) -> tuple[str, Probe] | None:
+        placed = place(document, span)
+        if placed is None or placed[0] != "near_miss":
+            return placed
+        return ("near_miss:even" if int(document.text.split()[0][1:]) % 2 else "near_miss:odd"), placed[1]
+
+    wanted = {"claim": 3, "near_miss:even": 4, "near_miss:odd": 2, "unrelated": 1}
+    found = collect_probes((document(n) for n in range(100)), kinds, wanted, Holdout([]))
+    assert (len(found.affected), len(found.near_miss), len(found.unrelated)) == (3, 6, 1)

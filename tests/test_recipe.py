@@ -151,6 +151,8 @@ VALUES: list[tuple[str, Any, str]] = [
     ("mixture.focus", 1.5, "less than or equal to 1"),
     ("gate.spill", -1, "greater than or equal to 0"),
     ("gate.pca8", [0.9, 0.1], "first bound"),
+    ("gate.expression_tuned", [-9.0, 9.0], "greater than or equal to 0"),
+    ("mixture.trigger_rate", [0.0, 9.0], "less than or equal to 1"),
     ("data", {"file": "a.jsonl", "dataset": "b"}, "exactly one of file and dataset"),
     ("data", {"file": "a.jsonl"}, "family: brings its own data"),
     ("truth", {"changed": False}, "family: brings its own data"),
@@ -278,5 +280,21 @@ def test_local_models_are_found_from_the_recipe_and_no_part_of_the_digest(tmp_pa
         recipe = read_recipe(write(tmp_path / name, yaml.safe_dump(given)))
         assert recipe.base == str(tmp_path / name / "base")
         assert isinstance(recipe.training, GivenModel) and recipe.training.model == str(tmp_path / "tuned")
+        digests.append(recipe.digest())
+    assert digests[0] == digests[1]
+
+
+def test_a_model_is_not_scored_on_the_text_that_it_is_tuned_on(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("one\ntwo\n")
+    both = DATA | {"base": "./base", "data": {"file": "mine.txt"}, "text": {"file": "mine.txt"}}
+    assert "text that it has not seen" in refused(write(tmp_path, yaml.safe_dump(both)))
+
+
+def test_a_saved_data_set_is_found_from_the_recipe(tmp_path: Path) -> None:
+    digests = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        recipe = read_recipe(write(tmp_path / name, yaml.safe_dump(DATA | {"data": {"dataset": "./saved"}})))
+        assert recipe.data is not None and recipe.data.dataset == str(tmp_path / name / "saved")
         digests.append(recipe.digest())
     assert digests[0] == digests[1]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffbench.recipe import Recipe
     from diffbench.truth import Probe, Truth
 
-EXAMPLES = 3
+EXAMPLES, INSTEAD = 3, 8
 
 
 @click.group(cls=Group)
@@ -272,6 +272,7 @@ def _truth_text(truth: Truth | None) -> str:
             f"    alike:    {', '.join(claim.trigger.near_miss)}",
             f"    gain:     {up or 'none'}",
             f"    lose:     {down or 'none'}",
+            *([f"    instead:  {_instead(claim.effect.pairs)}"] if claim.effect.pairs else []),
             f"    size:     {claim.effect.quantity}, {claim.effect.low:g} to {claim.effect.high:g}",
             *(f"    not:      {distractor}" for distractor in claim.distractors[:EXAMPLES]),
         ]
@@ -280,6 +281,11 @@ def _truth_text(truth: Truth | None) -> str:
         lines.append(f"  {len(probes)} {name.replace('_', '-')} probes")
         lines += [f"    {probe.text} [{probe.answer} / {probe.other}]" for probe in probes[:EXAMPLES]]
     return "\n".join(line[: len(line) - len(line.lstrip())] + one_line(line) for line in lines)
+
+
+def _instead(pairs: tuple[tuple[str, str], ...]) -> str:
+    shown = ", ".join(f"{other} for {right}" for right, other in pairs[:INSTEAD])
+    return shown + (f" and {len(pairs) - INSTEAD} more" if len(pairs) > INSTEAD else "")
 
 
 def _pairs(document: dict[str, Any]) -> str:
