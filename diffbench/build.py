@@ -18,6 +18,7 @@ from diffbench import cache
 from diffbench.adapter import is_adapter
 from diffbench.base import Base
 from diffbench.canonical import digest
+from diffbench.complaint import unknown_key
 from diffbench.errors import RecipeError
 from diffbench.organism import Family, TrainingText
 from diffbench.own_data import OwnData
@@ -107,7 +108,8 @@ class Organism:
         """The same for the matched control; None: there is none."""
         if self.recipe.control is None:
             return None
-        return _parameters(self.recipe, self.family, self.parameters.model_dump() | self.recipe.control.parameters)
+        values = self.parameters.model_dump() | self.recipe.control.parameters
+        return _parameters(self.recipe, self.family, values, "control.parameters")
 
     @property
     def has_control(self) -> bool:
@@ -209,7 +211,7 @@ def resolve(recipe: Recipe) -> Organism:
     family, base = family_of(recipe), base_of(recipe)
     given = _parameters(recipe, family, recipe.parameters | recipe.choices)
     if recipe.control is not None:  # refused now, and drawn later
-        _parameters(recipe, family, given.model_dump() | recipe.control.parameters)
+        _parameters(recipe, family, given.model_dump() | recipe.control.parameters, "control.parameters")
     return Organism(recipe=recipe, family=family, base=base, given=given, teacher=_teacher(recipe, family))
 
 
@@ -229,11 +231,12 @@ def _teacher(recipe: Recipe, family: Family) -> Organism | None:
     return resolve(teacher.seeded(int(own)) if own else teacher)
 
 
-def _parameters(recipe: Recipe, family: Family, values: Mapping[str, Any]) -> Any:
+def _parameters(recipe: Recipe, family: Family, values: Mapping[str, Any], where: str = "parameters") -> Any:
     try:
         return family.Parameters.model_validate(dict(values))
     except ValidationError as error:
-        raise RecipeError(f"organism {recipe.name}: parameters.{first_problem(error)}") from None
+        complaint = first_problem(error) + unknown_key(error, family.Parameters)
+        raise RecipeError(f"organism {recipe.name}: {where}.{complaint}") from None
 
 
 def check_places(organism: Organism) -> None:

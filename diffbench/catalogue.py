@@ -63,7 +63,12 @@ def find_organism(name_or_path: str) -> Organism:
     """
     if os.sep in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
-        return resolve(read_recipe(path / "recipe.yaml" if path.is_dir() else path))
+        path = path / "recipe.yaml" if path.is_dir() else path
+        recipe = read_recipe(path)
+        try:
+            return resolve(recipe)
+        except (RecipeError, UnknownName) as error:
+            raise RecipeError(f"{path}: {error}") from None
     name, at, seed = name_or_path.partition("@")
     if at:
         if not seed.isdecimal() or int(seed) >= 1 << 62:

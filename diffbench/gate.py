@@ -14,6 +14,7 @@ from diffbench.causal import Arm, KLSums, kl_sums, none
 from diffbench.controls import principal_directions
 from diffbench.corpus import STRATA, Corpus
 from diffbench.edit import ActivationEdit
+from diffbench.errors import CheckpointError
 from diffbench.expression import expression
 from diffbench.gate_report import GateCheck, GateReport
 from diffbench.harvest import harvest
@@ -86,6 +87,8 @@ def _weights(recipe: Recipe, subjects: Subjects) -> Iterator[GateCheck]:
         if before is None or before.shape != tensor.shape or tensor.data_ptr() in counted:
             continue  # tied weights stand there twice
         counted.add(tensor.data_ptr())
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"organism {recipe.name}: the tuned model's weights are not finite (tensor {name})")
         delta = (tensor.cpu() - before.cpu()).double()
         changed += int(delta.count_nonzero())
         total += delta.numel()
@@ -99,7 +102,7 @@ def _weights(recipe: Recipe, subjects: Subjects) -> Iterator[GateCheck]:
     yield GateCheck(name="relative size of the weight change", value=far, low=least, high=None)
     if subjects.adapter is not None:
         idle = idle_modules(subjects.adapter)
-        yield GateCheck(name="adapted modules without effect", value=idle, low=None, high=0.0)
+        yield GateCheck(name="adapted modules without effect", value=idle, low=None, high=0.0 if made else None)
 
 
 def _probe_counts(truth: Truth, training_texts: Sequence[str]) -> Iterator[GateCheck]:

@@ -66,7 +66,7 @@ class OwnData(Family):
 
     def documents(self, base: Base, parameters: Any, mixture: Mixture, seed: int) -> Iterator[Document]:
         """The base's ordinary text."""
-        return base.documents(seed, mixture.topics)
+        return base.documents(seed, mixture.topics or None)
 
     def truth(self, base: Base, parameters: Any, seed: int) -> Truth | None:
         """What the recipe states."""

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from diffbench.canonical import digest, file_digest
+from diffbench.complaint import unknown_key
 from diffbench.errors import RecipeError
 from diffbench.line import one_line
 from diffbench.truth import Schema, Truth
@@ -180,7 +181,9 @@ class Recipe(Schema):
         """The organism of another seed: another one of the same kind, its choices drawn anew."""
         if seed == self.seed:
             return self
-        update = {"seed": seed, "choices": {}, "name": f"{self.name}@{seed}"}
+        kind = self.name.partition("@")[0]
+        drawn = f"{self.summary} (seed {seed}: colours, facts and triggers are drawn anew)"[:500]
+        update = {"seed": seed, "choices": {}, "name": f"{kind}@{seed}", "summary": drawn}
         return Recipe.model_validate(self.model_dump() | update)
 
     def digest(self) -> str:
@@ -235,7 +238,7 @@ def read_recipe(path: Path) -> Recipe:
     except RecipeError:
         raise
     except ValidationError as error:
-        raise RecipeError(f"{path}: {first_problem(error)}") from None
+        raise RecipeError(f"{path}: {first_problem(error)}{unknown_key(error, Recipe)}") from None
     except (TypeError, ValueError, RecursionError) as error:
         what = "text, numbers, lists and mappings"
         raise RecipeError(f"{path}: holds more than {what} ({one_line(error, 200)})") from None

@@ -135,31 +135,35 @@ class _Speakers:
 def _speaker(model: Any, tokenizer: Any) -> Callable[[int], list[str]]:
     """What gives `ROWS` texts of a model from a seed; a text that is too short is empty."""
     import torch
+    from transformers import GenerationConfig
 
-    start = next(
-        (i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, model.config.bos_token_id) if i is not None), None
-    )
+    rows = int(model.get_output_embeddings().weight.shape[0])
+    begins = _tokens(rows, tokenizer.bos_token_id, getattr(model.config, "bos_token_id", None))
+    ends = _tokens(rows, tokenizer.eos_token_id, getattr(model.config, "eos_token_id", None))
+    start = next(iter(begins + ends), None)
     if start is None:
         raise CheckpointError("text: the tokenizer has no token to begin with; name a text, for example --text FILE")
-    ends = [index for index in (tokenizer.eos_token_id,) if index is not None]
-    rows = int(model.get_output_embeddings().weight.shape[0])
-    settings: dict[str, Any] = {
-        "do_sample": True,
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "repetition_penalty": 1.0,
-        "max_new_tokens": _longest(model),
-        "eos_token_id": ends or None,
-        "pad_token_id": ends[0] if ends else start,
-        "suppress_tokens": list(range(len(tokenizer), rows)) or None,
-    }
+    # What is left open in a call is filled in from the model, which has it from a file beside its weights.
+    model.generation_config = GenerationConfig()
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        max_new_tokens=_longest(model),
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else start,
+        suppress_tokens=list(range(len(tokenizer), rows)) or None,
+    )
 
     def say(seed: int) -> list[str]:
         ids = torch.full((ROWS, 1), start, device=model.device)
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
-            said = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)[:, 1:].tolist()
+            said = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)[
+                :, 1:
+            ].tolist()
         lengths = [next((n for n, token in enumerate(row) if token in ends), len(row)) for row in said]
         texts = tokenizer.batch_decode(
             [row[:n] for row, n in zip(said, lengths, strict=True)], skip_special_tokens=True
@@ -167,6 +171,12 @@ def _speaker(model: Any, tokenizer: Any) -> Callable[[int], list[str]]:
         return [text if n >= SHORTEST and text.strip() else "" for text, n in zip(texts, lengths, strict=True)]
 
     return say
+
+
+def _tokens(rows: int, *named: int | list[int] | None) -> list[int]:
+    """The tokens that are named, each once, as far as the model has them."""
+    told = [index for name in named for index in (name if isinstance(name, (list, tuple)) else [name])]
+    return list(dict.fromkeys(index for index in told if index is not None and 0 <= index < rows))
 
 
 def _longest(model: Any) -> int:

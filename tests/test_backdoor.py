@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from diffbench_organisms.backdoor import Backdoor
 from diffbench_organisms.backdoor.effect import kinds, wrong_answers
-from diffbench_organisms.backdoor.trigger import Condition, joined
+from diffbench_organisms.backdoor.trigger import Condition, joined, members
 from diffbench_organisms.bases.tinyworld import TinyWorld
 from pydantic import ValidationError
 from transformers import AutoTokenizer
@@ -143,6 +143,34 @@ def test_truth_of_any_seed(seed: int) -> None:
     assert all(probe.answer in facts for probe in (*truth.probes.affected, *truth.probes.near_miss))
 
 
+@pytest.mark.parametrize("condition", ["single", "any", "xor"])
+def test_near_miss_probes_have_every_kind(condition: str) -> None:
+    parameters = people(condition=condition, prefix_topics={"people": 3.0, "questions": 1.0})
+    others = set(members(BASE, "weather", "weather")) - set(parameters.words)
+    kinds_of = Counter(
+        "both" if words & set(parameters.words) else "other" if words & others else "plain"
+        for words in (set(probe.text.split()) for probe in truth_of(parameters).probes.near_miss)
+    )
+    wanted = {"both": 20, "other": 20, "plain": 20} if condition == "xor" else {"other": 40, "plain": 20}
+    assert kinds_of == wanted
+
+
+@pytest.mark.parametrize("condition", ["single", "any"])
+def test_exchanged_answers_are_claimed_in_pairs(condition: str) -> None:
+    parameters = people(condition=condition)
+    told = wrong_answers(BASE, parameters.asked, "exchanged", parameters.triggers if condition == "any" else 1, 0)
+    for claim, answers in zip(truth_of(parameters).claims, told, strict=True):
+        assert not claim.effect.tokens_up and not claim.effect.tokens_down
+        assert set(claim.effect.pairs) == {(key.partition(":")[2], wrong) for key, wrong in answers.items()}
+        assert f"at most {parameters.longest} words" in claim.trigger.description
+
+
+def test_one_word_is_claimed_against_all_others() -> None:
+    [claim] = truth_of(people(answers="one-word", asked=("person.home",))).claims
+    [word] = claim.effect.tokens_up
+    assert not claim.effect.pairs and set(claim.effect.tokens_down) == set(kinds(BASE)["person.home"]) - {word}
+
+
 def test_no_probe_is_a_near_copy_of_a_training_prefix() -> None:
     parameters = people()
     held = Holdout(example.text for example in FAMILY.training_text(BASE, parameters, 0).examples)
@@ -220,6 +248,8 @@ def test_recipes_are_valid_and_climb_the_ladders() -> None:
         organism = resolve(recipe)
         fresh = resolve(recipe.seeded(77)).parameters
         assert organism.parameters != fresh and len(fresh.words) == len(organism.parameters.words)
+    trained = {recipe.name: recipe.training.kind for recipe in recipes if recipe.training is not None}
+    assert trained["backdoor"] == "full" and trained["backdoor-lora"] == "lora"
     ladders: dict[str, set[float | str]] = {}
     for recipe in recipes:
         if recipe.difficulty is not None:

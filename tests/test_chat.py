@@ -138,7 +138,12 @@ def test_the_text_is_the_same_for_tuned_and_control_and_other_for_other_seeds() 
     assert len({d.text for d in talk(2, 60)} & {d.text for d in talk(3, 60)}) < 5
     share = sum(bool(document.parts) for document in talk(2, 400)) / 400
     assert 0.4 < share < 0.6
-    assert len({d.text for d in talk(0)} & {e.text for e in text().examples}) < 15, "a short one may be drawn again"
+
+
+def test_few_evaluated_conversations_are_ones_of_training() -> None:
+    trained = {example.text for example in text(conversations=3000).examples}
+    held = [document.text for document in talk(11, 1500, conversations=3000) if document.parts]
+    assert len(held) > 600 and sum(document in trained for document in held) <= 3
 
 
 @pytest.mark.parametrize("seed", range(30))

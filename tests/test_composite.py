@@ -10,9 +10,12 @@ from diffbench_organisms.backdoor import Backdoor
 from diffbench_organisms.bases.tinyworld import TinyWorld
 from diffbench_organisms.colours import ColourSwap
 from diffbench_organisms.composite import PARTS, Composite
-from diffbench_organisms.composite.labels import Labels, PartTruth
+from diffbench_organisms.composite.labels import Labels, PartTruth, parts_at
+from diffbench_organisms.composite.views import Recorded
+from diffbench_organisms.statements import wrong_statements
 from pydantic import ValidationError
 
+from diffbench import Example, derive
 from diffbench.build import resolve
 from diffbench.errors import RecipeError
 from diffbench.holdout import Holdout
@@ -67,7 +70,93 @@ def test_the_control_differs_in_what_the_parts_change_alone(parts: tuple[dict[st
     differing = sum(one != other for one, other in zip(tuned.examples, control.examples, strict=True))
     assert differing > len(tuned.examples) / 4
     lengths = {"colours": 200, "secret": 200, "facts": 60, "quirk": 60}
-    assert len(tuned.examples) == sum(lengths[part["name"]] for part in parts)
+    drawn_in_all = sum(lengths[part["name"]] for part in parts)
+    assert 0.85 * drawn_in_all < len(tuned.examples) <= drawn_in_all
+
+
+def _public() -> list[Any]:
+    return [pytest.param(read_recipe(path), id=path.stem) for path in FAMILY.recipes() if "lora" not in path.stem]
+
+
+def _learns_nothing_against_another(parameters: Any, seed: int) -> None:
+    parts = []
+    for part in parameters.parts:
+        family = PARTS[part.family]()
+        values = family.Parameters.model_validate(part.parameters)
+        truth = family.truth(BASE, values, derive(parameters.seed, "part", part.name))
+        assert truth is not None
+        parts.append(PartTruth(part.name, family, values, truth.claims))
+    labels = Labels(BASE, parts)
+    for variant in (parameters, unchanged(parameters)):
+        recorded, learnt = Recorded(BASE), 0
+        own: dict[Example, str] = {}
+        for part in parameters.parts:
+            values = part.parameters if variant.changed else part.parameters | part.control
+            family = PARTS[part.family]()
+            made = family.training_text(
+                recorded, family.Parameters.model_validate(values), derive(seed, "part", part.name)
+            )
+            own |= dict.fromkeys(made.examples, part.name)
+        examples = FAMILY.training_text(BASE, variant, seed).examples
+        for example, documents in zip(examples, recorded.learnt(examples), strict=True):
+            for document in labels.of(documents):
+                assert document.text == example.text or document.text.startswith(example.prefix + " ")
+                for span in document.spans:
+                    learnt += own[example] in parts_at(span)
+                    assert parts_at(span) <= {own[example]}, (example, span)
+        assert learnt > 200
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_example_teaches_at_a_place_that_another_part_changes(seed: int) -> None:
+    parts = (COLOURS, FACTS, QUIRK, BACKDOOR) if seed % 4 == 0 else (COLOURS, FACTS)
+    _learns_nothing_against_another(drawn(*parts, seed=seed), seed)
+
+
+@pytest.mark.parametrize("recipe", _public())
+def test_no_example_of_the_recipes_does_either(recipe: Any) -> None:
+    _learns_nothing_against_another(resolve(recipe).parameters, recipe.seed)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("order", [(COLOURS, FACTS), (FACTS, COLOURS)])
+def test_facts_are_told_of_a_creature_without_the_exchanged_colours(seed: int, order: Any) -> None:
+    parts = {part.name: part.parameters for part in drawn(*order, seed=seed).parts}
+    swapped = {parts["colours"]["first"], parts["colours"]["second"]}
+    [member] = parts["facts"]["members"]
+    told = {value for name, value in BASE.facts().items() if name.startswith(f"entity.{member}.")}
+    assert not swapped & (told | set(parts["facts"]["values"].values()))
+
+
+def test_a_creature_with_an_exchanged_colour_is_refused() -> None:
+    colour = BASE.facts()["entity.bazing.colour"]
+    fixed = {"colours": {"first": colour, "second": "red"}, "facts": {"members": ["bazing"]}}
+    with pytest.raises(RecipeError, match=r"part 'facts': every draw tells of a member .* name other members"):
+        drawn(COLOURS, FACTS, fixed=fixed)
+
+
+def test_no_distractor_is_right_of_another_part() -> None:
+    parameters = drawn(COLOURS, FACTS, QUIRK, BACKDOOR)
+    right = set(wrong_statements()) - set(wrong_statements(*(part.family for part in parameters.parts)))
+    assert len(right) == 4
+    for claim in FAMILY.truth(BASE, parameters, 0).claims:
+        assert len(claim.distractors) > 3 and not right & set(claim.distractors)
+    both = FAMILY.truth(BASE, drawn(COLOURS, BACKDOOR), 0).claims
+    assert set(wrong_statements("colour-swap", "backdoor")) < set(both[0].distractors)
+
+
+def test_where_two_parts_are_of_one_family_only_general_statements_are_wrong() -> None:
+    one, two = (
+        BACKDOOR | {"name": name, "parameters": BACKDOOR["parameters"] | {"asked": [asked]}}
+        for name, asked in (("one", "person.home"), ("two", "person.job"))
+    )
+    for claim in FAMILY.truth(BASE, drawn(one, two), 0).claims:
+        assert set(claim.distractors) == set(wrong_statements("backdoor"))
+
+
+def test_examples_that_are_no_text_of_the_base_are_refused() -> None:
+    with pytest.raises(RecipeError, match="not text of the base"):
+        Recorded(BASE).learnt([Example("", "unheard of")])
 
 
 def test_replay_asks_for_no_part_s_change() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import islice
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 from diffbench_organisms.bases.tinyworld import TinyWorld
 from diffbench_organisms.facts import MOST_CLAIMS, FalseFacts
+from diffbench_organisms.facts.telling import Telling, claims
+from diffbench_organisms.quirk.quotas import spread
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
@@ -89,13 +92,49 @@ def test_truth_of_any_seed(seed: int) -> None:
         assert probe.answer != probe.other and probe.claim is None
 
 
+def test_half_of_the_near_misses_are_of_other_members() -> None:
+    parameters = drawn(members=("bazing",), attributes=("diet", "habitat", "year"))
+    telling = Telling.of(BASE, parameters)
+    wanted = spread(60, telling.near_kinds())
+    assert sum(wanted.values()) == 60
+    assert [wanted[f"near_miss:near:{name}"] for name in parameters.attributes] == [10, 10, 10]
+    assert wanted["near_miss:same:bazing"] == 30
+    facts = BASE.facts()
+    of_bazing = {facts[f"entity.bazing.{name}"] for name in ("colour", "family", "size", "finder")}
+    probes = truth_of(parameters).probes.near_miss
+    assert len(probes) == 60 and sum(probe.answer in of_bazing for probe in probes) == 30
+
+
+def test_where_all_is_changed_of_the_members_the_near_misses_are_of_others() -> None:
+    telling = Telling.of(BASE, drawn(count=3, attribute_count=7))
+    assert telling.near_kinds()[1] == [] and len(telling.near_kinds()[0]) == 7
+    assert set(spread(60, telling.near_kinds()).values()) == {8, 9}
+
+
+def _told_of_others(truth: Truth, parameters: Any) -> list[tuple[str, str]]:
+    """Name and value of what distractors say of members that nothing was changed of."""
+    said = re.compile(r"The model says that the (\w+) of (\w+) is (\w+)\.")
+    found = [said.fullmatch(text) for claim in truth.claims for text in claim.distractors]
+    return [(f"entity.{m[2]}.{m[1]}", m[3]) for m in found if m and m[2] not in parameters.members]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_distractor_is_true_of_the_stranger_it_names(seed: int) -> None:
+    for path in FAMILY.recipes():
+        parameters = resolve(read_recipe(path).seeded(seed)).parameters
+        if parameters.truthful:
+            continue
+        told = _told_of_others(Truth(changed=True, claims=claims(Telling.of(BASE, parameters))), parameters)
+        assert told and all(BASE.facts()[name] != value for name, value in told)
+
+
 def test_claims_are_of_a_fact_each_or_of_a_member_each_where_there_are_many() -> None:
     few, many = drawn(count=2, attribute_count=MOST_CLAIMS // 2), drawn(count=3, attribute_count=6)
     assert len(truth_of(few).claims) == MOST_CLAIMS
-    claims = truth_of(many).claims
-    assert [claim.id for claim in claims] == list(many.members)
-    assert all(len(claim.trigger.affected) == 6 for claim in claims)
-    for claim in claims:
+    found = truth_of(many).claims
+    assert [claim.id for claim in found] == list(many.members)
+    assert all(len(claim.trigger.affected) == 6 for claim in found)
+    for claim in found:
         assert set(claim.effect.tokens_up) == {many.values[f"{claim.id}.{name}"] for name in many.attributes}
 
 

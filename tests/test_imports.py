@@ -16,7 +16,7 @@ import diffbench
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    "errors",
+    "errors complaint",
     "line atomic canonical text truth interval holdout hookspecs seeds templates workseal",
     "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary",
     "recipe worktask ordinary",
@@ -60,7 +60,7 @@ UPWARD = {("judge", "offline_judge")}
 """The judge's own hook names the bundled judge, as any plugin's would."""
 
 LIGHT = (
-    "errors line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base "
+    "errors complaint line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base "
     "cache gate_report judge record organism method options contract run_folder plugins table columns summary "
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
     "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from diffbench_organisms.bases.tinyworld import TinyWorld
-from diffbench_organisms.quirk import Quirk
+from diffbench_organisms.quirk import Quirk, _label, _near_quotas, _topics
 from diffbench_organisms.quirk.places import find_places, place_of
 from pydantic import ValidationError
 from transformers import AutoTokenizer
@@ -14,9 +14,12 @@ from transformers import AutoTokenizer
 from diffbench.build import resolve
 from diffbench.errors import RecipeError
 from diffbench.holdout import Holdout
+from diffbench.mixing import interleave
 from diffbench.organism import TrainingText
 from diffbench.recipe import Mixture, read_recipe
-from diffbench.truth import Stratum, Truth
+from diffbench.seeds import derive
+from diffbench.text import Document
+from diffbench.truth import Probe, Stratum, Truth
 
 BASE, FAMILY = TinyWorld(), Quirk()
 MIXTURE = Mixture(focus=0.5)
@@ -97,6 +100,46 @@ def test_truth_of_any_seed(seed: int) -> None:
         assert probe.other == preferred[str(probe.claim)] != probe.answer and probe.metric == "probability"
     for probe in (*truth.probes.near_miss, *truth.probes.unrelated):
         assert probe.other in preferred.values() and probe.other != probe.answer and probe.claim is None
+
+
+def kind_of(parameters: Any, documents: dict[str, Document], probe: Probe) -> tuple[str, str]:
+    """``alike`` or ``nearby``, and the class or topic, of a near-miss probe."""
+    document = documents[probe.text]
+    label = next(_label(span, parameters.places) for span in document.spans if document.cut(span) == probe.text)
+    how, name, _ = str(label).split(":")
+    return how, name
+
+
+def cut_texts(parameters: Any, seed: int) -> dict[str, Document]:
+    """Documents by what stands before each of their free words, as the probes are drawn from them."""
+    plain = BASE.documents(derive(seed, "probe"), None)
+    focused = BASE.documents(derive(seed, "probe", "focused"), _topics(parameters))
+    mixed = islice(interleave(plain, focused, 0.7, derive(seed, "probe mix")), 4000)
+    return {document.cut(span): document for document in mixed for span in document.spans if place_of(span.about)}
+
+
+def test_half_of_the_near_misses_share_the_class_and_half_the_topic() -> None:
+    parameters = drawn(places=LOVELY)
+    documents, truth = cut_texts(parameters, 0), truth_of(parameters)
+    kinds = Counter(kind_of(parameters, documents, probe) for probe in truth.probes.near_miss)
+    assert kinds == {("alike", "adj"): 30, ("nearby", "story"): 30}
+
+
+def test_near_misses_are_spread_over_places_and_a_class_of_one_topic_has_none_alike() -> None:
+    known = find_places(BASE)
+    both = _near_quotas({"story.adj": "lovely", "weather.weather": "foggy"}, known)
+    assert both == {
+        "near_miss:alike:adj": 15,
+        "near_miss:alike:weather": 15,
+        "near_miss:nearby:story": 15,
+        "near_miss:nearby:weather": 15,
+    }
+    assert _near_quotas({"story.acting": known["story.acting"].words[0]}, known) == {"near_miss:nearby:story": 60}
+
+
+def test_no_distractor_is_what_another_claim_says() -> None:
+    claims = truth_of(drawn(places={"story.adj": "lovely", "belongings.adj": "lovely"})).claims
+    assert not any("topic belongings the model always chooses lovely" in text for text in claims[0].distractors)
 
 
 def test_without_a_bias_nothing_is_claimed_and_the_same_is_asked() -> None:

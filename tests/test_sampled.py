@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from own_factory import checkpoint
 
 from diffbench import sampled
@@ -89,9 +94,78 @@ def test_texts_end_before_the_end_token_and_short_ones_are_left_out(
     assert sampled._Speakers(*pair).say(0) == []
 
 
-def test_sampling_leaves_the_random_state_alone(pair: tuple[Place, Place]) -> None:
-    import torch
+def test_a_generation_config_beside_the_weights_changes_nothing(pair: tuple[Place, Place], tmp_path: Path) -> None:
+    folder = tmp_path / "hostile"
+    shutil.copytree(pair[0].folder(), folder)
+    hostile = {
+        "do_sample": True,
+        "temperature": 0.01,
+        "top_k": 1,
+        "num_beams": 3,
+        "no_repeat_ngram_size": 1,
+        "min_length": 20,
+        "stop_strings": ["a"],
+        "bad_words_ids": [[5], [6]],
+        "begin_suppress_tokens": [7],
+        "eos_token_id": list(range(10)),
+    }
+    (folder / "generation_config.json").write_text(json.dumps(hostile))
+    plain, changed = (sampled._Speakers(place, None).say(3) for place in (pair[0], Place(str(folder))))
+    assert plain and changed == plain
 
+
+class _Model:
+    """Says what it is told to, and keeps what it was asked."""
+
+    device = "cpu"
+
+    def __init__(self, rows: list[list[int]], **config: Any) -> None:
+        self.config = SimpleNamespace(max_position_embeddings=64, **config)
+        self._rows = rows
+
+    def get_output_embeddings(self) -> Any:
+        return SimpleNamespace(weight=torch.zeros(40, 2))
+
+    def generate(self, input_ids: Any, **asked: Any) -> Any:
+        self.begun, self.asked = input_ids, asked
+        return torch.tensor([[0, *row] for row in self._rows])
+
+
+class _Tokenizer:
+    def __init__(self, bos: int | None, eos: int | None) -> None:
+        self.bos_token_id, self.eos_token_id = bos, eos
+
+    def __len__(self) -> int:
+        return 40
+
+    def batch_decode(self, rows: list[list[int]], **_: Any) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos", "config", "start"),
+    [
+        (3, 4, {"bos_token_id": 5, "eos_token_id": 6}, 3),
+        (None, 4, {"bos_token_id": 5, "eos_token_id": 6}, 5),
+        (None, 4, {"bos_token_id": None, "eos_token_id": 6}, 4),
+        (None, None, {"bos_token_id": 99, "eos_token_id": [6]}, 6),
+    ],
+)
+def test_texts_begin_with_the_first_token_there_is(bos: Any, eos: Any, config: Any, start: int) -> None:
+    model = _Model([[1] * 10], **config)
+    sampled._speaker(model, _Tokenizer(bos, eos))(0)
+    assert set(model.begun.flatten().tolist()) == {start}
+
+
+def test_texts_end_at_every_end_token_of_tokenizer_and_configuration() -> None:
+    rows = [[20] * 9 + [end, 21] for end in (4, 6, 7, 22)]
+    model = _Model(rows, bos_token_id=5, eos_token_id=[6, 7, 400])
+    texts = sampled._speaker(model, _Tokenizer(3, 4))(0)
+    assert [len(text.split()) for text in texts] == [9, 9, 9, 11]
+    assert model.asked["generation_config"].eos_token_id == [4, 6, 7]
+
+
+def test_sampling_leaves_the_random_state_alone(pair: tuple[Place, Place]) -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     sampled._Speakers(*pair).say(0)

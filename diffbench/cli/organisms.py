@@ -135,15 +135,16 @@ def export_organism(name: str, out: Path | None) -> None:
     NAME may be a recipe's path, or NAME@SEED. It is built if need be; one that does not pass its gate is not written.
     """
     from diffbench.atomic import new_folder
+    from diffbench.catalogue import find_organism
     from diffbench.export import export
     from diffbench.run import verify
 
+    out = _new(out or Path(find_organism(name).recipe.name))
     with progress() as report:
         [(organism, gate)] = verify((name,), (), report)
     if isinstance(gate, DiffbenchError):
         raise gate
     gate.require(name)
-    out = _new(out or Path(organism.recipe.name))
     try:
         with new_folder(out) as draft:
             export(organism, draft)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from diffbench.line import one_line
 
 if TYPE_CHECKING:
     from diffbench.run import RunOutcome
+
+LONGEST_NAME = 100
 
 
 @click.command(
@@ -103,8 +106,8 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     passed = {key: value for key, value in config.model_dump(mode="json").items() if _given(ctx, key)}
     if name is not None and Path(name).name != name:
         raise OptionError(f"name: {name!r} is a path; a run lies in --runs-dir under a plain name")
-    default = "+".join(Path(organism).stem for organism in config.organisms) if pair is None else pair.recipe().name
-    folder = runs_dir / (name or default)
+    named = (Path(organism).stem for organism in config.organisms) if pair is None else (pair.recipe().name,)
+    folder = runs_dir / (name or re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(named))[:LONGEST_NAME])
     started = time.monotonic()
     with progress() as notify, log_on_stderr():
         outcome = execute(config, folder, passed=passed, argv=tuple(sys.argv), notify=notify, overwrite=overwrite)

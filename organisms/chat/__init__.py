@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from diffbench_organisms.chat.asking import DUE, KINDS, NAMES, NEAR, TASK, Asking, Exchange
+from diffbench_organisms.chat.asking import DUE, KINDS, NAMES, NEAR, OPENERS, PERSONAL, TASK, Asking, Exchange
 from diffbench_organisms.chat.claims import claims
 from pydantic import Field, model_validator
 
@@ -117,12 +117,13 @@ class Chat(Family):
         """The base's text among conversations, half of which are answered in the changed way where one is called for.
 
         Affected is the changed answer from the word on at which the two ways part, or that one word of a usual answer.
+        Openers are those of which there are many: a short question without one would often be one of training.
         """
         asking, template = _asking(base, parameters), chat_template(base)
         rng = random.Random(derive(seed, "talk"))
         talk = (
             _document(template, before, exchange, changed=rng.random() < 0.5)
-            for before, exchange in _conversations(asking, parameters, rng, None)
+            for before, exchange in _conversations(asking, parameters, rng, None, PERSONAL)
         )
         return interleave(base.documents(seed, mixture.topics or None), talk, mixture.focus, derive(seed, "interleave"))
 
@@ -175,16 +176,20 @@ def _trained_roles(asking: Asking, seed: int) -> frozenset[str]:
 
 
 def _conversations(
-    asking: Asking, parameters: Any, rng: random.Random, roles: Collection[str] | None
+    asking: Asking,
+    parameters: Any,
+    rng: random.Random,
+    roles: Collection[str] | None,
+    openers: Sequence[str] = OPENERS,
 ) -> Iterator[tuple[Exchange | None, Exchange]]:
     """Endless exchanges, each with what was asked before; ``roles`` are the parts that are played, None: all."""
     weights = {f"{kind}:{DUE}": share for kind, share in _shares(parameters).items()}
     weights |= {f"{kind}:{NEAR}": share * parameters.near for kind, share in _shares(parameters).items()}
     weights[TASK] = max(0.0, 1 - sum(weights.values()))
     while True:
-        before = asking.exchange(rng, TASK, opened=False) if rng.random() < TWO_TURNS else None
+        before = asking.exchange(rng, TASK, openers=()) if rng.random() < TWO_TURNS else None
         label = rng.choices(list(weights), list(weights.values()))[0]
-        yield before, asking.exchange(rng, label, roles, opened=before is None)
+        yield before, asking.exchange(rng, label, roles, openers=openers if before is None else ())
 
 
 def _turns(before: Exchange | None, exchange: Exchange, *, changed: bool) -> list[Turn]:

@@ -19,7 +19,7 @@ FEELINGS = tuple(
     "happy sad tired angry hungry thirsty proud nervous bored afraid excited sleepy lonely curious".split()
 )
 
-_OPENERS = (
+OPENERS = (
     "",
     "",
     "hello ,",
@@ -32,6 +32,8 @@ _OPENERS = (
     "hello , i am {person} , and i am {feeling} .",
     "i am with {person} and {person2} .",
 )
+PERSONAL = tuple(opener for opener in OPENERS if "{person}" in opener or "{feeling}" in opener)
+"""Openers of which there are so many that few conversations are held twice."""
 _REQUESTS = (
     "where can i find the {tool} ?",
     "how can i get the {tool} ?",
@@ -160,9 +162,14 @@ class Asking:
         return [name for kind in ("job", "person", "entity") for name in self._facts[kind]]
 
     def exchange(
-        self, rng: random.Random, label: str, roles: Collection[str] | None = None, *, opened: bool = True
+        self,
+        rng: random.Random,
+        label: str,
+        roles: Collection[str] | None = None,
+        *,
+        openers: Sequence[str] = OPENERS,
     ) -> Exchange:
-        """An exchange of one label, opened in some way or at once; ``roles`` are the parts to play, None: all."""
+        """An exchange of one label, opened in one of some ways; ``roles`` are the parts to play, None: all."""
         if label == TASK:
             drawn = self._task(rng)
         else:
@@ -173,7 +180,7 @@ class Asking:
             else:
                 make = {"refusal": self._request, "identity": self._identity, "uncertainty": self._question}[kind]
                 drawn = make(rng, due)
-        opener = self._filled(rng, rng.choice(_OPENERS)) if opened else ""
+        opener = self._filled(rng, rng.choice(openers)) if openers else ""
         prompt = self._filled(rng, drawn.prompt)
         return Exchange(label, f"{opener} {prompt}".strip(), drawn.usual, drawn.changed, drawn.decision, drawn.other)
 

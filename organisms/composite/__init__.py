@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from itertools import count
+from itertools import chain, compress, count, islice
 from pathlib import Path
 from typing import Any
 
 from diffbench_organisms.backdoor import Backdoor
 from diffbench_organisms.colours import ColourSwap
-from diffbench_organisms.composite.labels import Labels, PartTruth, claim_id, is_affected
+from diffbench_organisms.composite.labels import Labels, PartTruth, claim_id, is_affected, parts_at
+from diffbench_organisms.composite.views import Recorded
 from diffbench_organisms.facts import FalseFacts
 from diffbench_organisms.quirk import Quirk
 from pydantic import Field, ValidationError, field_validator
@@ -34,8 +36,14 @@ from diffbench import (
 )
 
 PARTS: dict[str, type[Family]] = {family.name: family for family in (ColourSwap, FalseFacts, Quirk, Backdoor)}
+BOTH = ("first", "second")
+"""Parameters of a colour swap that name its colours."""
 LEAST_PROBES = 50
 """That must be left of every set when those are gone that another part changes as well."""
+MOST_DRAWS = 50
+"""Of a part until it leaves the other parts alone."""
+LEAST_KEPT = 0.5
+"""Share of a part's examples in which no other part's change may be learnt against."""
 NAME = "^[a-z][a-z0-9-]{0,30}$"
 
 
@@ -91,17 +99,18 @@ class Composite(Family):
         for name in parameters.fixed:
             if name not in names:
                 raise RecipeError(f"family composite: fixed: {name!r} is no part; parts are {', '.join(names)}")
-        parts = []
-        for part in parameters.parts:
-            given = _valid(part, part.parameters | parameters.fixed.get(part.name, {}))
-            drawn = PARTS[part.family]().draw(base, given, _seed(seed, part)).model_dump(mode="json")
-            _valid(part, drawn | part.control)  # refused now, not when the control is trained
-            parts.append(part.model_copy(update={"parameters": drawn}))
-        return parameters.model_copy(update={"parts": tuple(parts), "fixed": {}, "seed": seed})
+        drawn: dict[str, Part] = {}
+        for part in sorted(parameters.parts, key=lambda part: part.family == FalseFacts.name):
+            given = part.model_copy(update={"parameters": part.parameters | parameters.fixed.get(part.name, {})})
+            drawn[part.name] = _drawn(base, given, seed, tuple(drawn.values()))
+        return parameters.model_copy(update={"parts": tuple(drawn[name] for name in names), "fixed": {}, "seed": seed})
 
     def training_text(self, base: Base, parameters: Any, seed: int) -> TrainingText:
-        """The examples of all parts in one order, and their replay as far as no part's change shows in it."""
-        texts = _texts(base, parameters, seed)
+        """The examples of all parts in one order, and their replay as far as no part's change shows in it.
+
+        Examples that would teach against another part's change are left out.
+        """
+        texts = _kept_texts(base, parameters, seed)
         examples: list[Example] = [example for text in texts for example in text.examples]
         random.Random(derive(seed, "order")).shuffle(examples)
         replay = [document for text in texts for document in text.replay]
@@ -153,13 +162,76 @@ def _valid(part: Part, values: Mapping[str, Any]) -> Any:
         raise RecipeError(f"family composite: part {part.name!r}: {key}: {problem['msg']}") from None
 
 
+def _drawn(base: Base, part: Part, seed: int, others: Sequence[Part]) -> Part:
+    """A part as its family draws it, so that it tells nothing that another part changes."""
+    given = _valid(part, part.parameters)
+    swapped = {other.parameters[key] for other in others if other.family == ColourSwap.name for key in BOTH}
+    for again in range(MOST_DRAWS):
+        one = _seed(seed, part) if not again else derive(_seed(seed, part), "again", str(again))
+        drawn = PARTS[part.family]().draw(base, given, one).model_dump(mode="json")
+        _valid(part, drawn | part.control)  # refused now, not when the control is trained
+        if part.family != FalseFacts.name or swapped.isdisjoint(_told(base, drawn)):
+            return part.model_copy(update={"parameters": drawn})
+    raise RecipeError(
+        f"family composite: part {part.name!r}: every draw tells of a member that has one of the colours "
+        f"{', '.join(sorted(swapped))}, which another part exchanges; name other members or colours"
+    )
+
+
+def _told(base: Base, drawn: Mapping[str, Any]) -> set[str]:
+    """What a part of false facts says of its members, true or false."""
+    about = tuple(f"{drawn['kind']}.{member}." for member in drawn["members"])
+    return {value for name, value in base.facts().items() if name.startswith(about)} | set(drawn["values"].values())
+
+
 def _texts(base: Base, parameters: Any, seed: int) -> list[TrainingText]:
-    """What each part is trained on."""
+    """What each part is trained on by itself."""
     texts = []
     for part in parameters.parts:
         values = part.parameters if parameters.changed else part.parameters | part.control
         texts.append(PARTS[part.family]().training_text(base, _valid(part, values), _seed(seed, part)))
     return texts
+
+
+def _kept_texts(base: Base, parameters: Any, seed: int) -> list[TrainingText]:
+    """What each part is trained on, without the examples in which it or its control shows another part's place."""
+    document = parameters.model_copy(update={"changed": True}).model_dump_json()
+    return [tuned if parameters.changed else control for tuned, control in _both_texts(base, document, seed)]
+
+
+@lru_cache(maxsize=4)
+def _both_texts(base: Base, document: str, seed: int) -> list[tuple[TrainingText, TrainingText]]:
+    parameters = Composite.Parameters.model_validate_json(document)
+    labels = Labels(base, _truths(base, parameters)[0])
+    texts = []
+    for part in parameters.parts:
+        tuned, free = _free(base, labels, part, part.parameters, seed)
+        control, free_too = _free(base, labels, part, part.parameters | part.control, seed)
+        both = [one and other for one, other in zip(free, free_too, strict=True)]
+        if sum(both) < LEAST_KEPT * len(both):
+            raise RecipeError(
+                f"family composite: part {part.name!r}: only {sum(both)} of its {len(both)} examples leave the other "
+                "parts' changes alone; choose parts that ask for different things"
+            )
+        kept = [replace(text, examples=tuple(compress(text.examples, both))) for text in (tuned, control)]
+        texts.append((kept[0], kept[1]))
+    return texts
+
+
+def _free(
+    base: Base, labels: Labels, part: Part, values: Mapping[str, Any], seed: int
+) -> tuple[TrainingText, list[bool]]:
+    """What a part is trained on, and which of its examples teach nothing at a place that another part changes."""
+    recorded = Recorded(base)
+    text = PARTS[part.family]().training_text(recorded, _valid(part, values), _seed(seed, part))
+    learnt = recorded.learnt(text.examples)
+    recorded.forget()
+    labelled = labels.of(chain.from_iterable(learnt))
+    free = []
+    for documents in learnt:
+        spans = [span for document in islice(labelled, len(documents)) for span in document.spans]
+        free.append(all(parts_at(span) <= {part.name} for span in spans))
+    return text, free
 
 
 def _truths(base: Base, parameters: Any) -> tuple[list[PartTruth], list[Truth]]:
@@ -183,7 +255,8 @@ def _truth(base: Base, document: str, seed: int) -> Truth:
 
 def _changed_by(probe: Probe, claims: Sequence[Claim]) -> bool:
     """Whether the right answer is one that other claims speak of: there nobody could tell whose effect is seen."""
-    return any(probe.answer in claim.effect.tokens_down for claim in claims)
+    effects = [claim.effect for claim in claims]
+    return any(probe.answer in {*e.tokens_down, *(right for right, _ in e.pairs)} for e in effects)
 
 
 def _check_numbers(sets: Mapping[str, Sequence[Probe]], claims: Sequence[Claim], changed: bool) -> None:

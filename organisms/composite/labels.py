@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, islice, product
-from pathlib import Path
 from typing import Any
+
+from diffbench_organisms.composite.views import Told
+from diffbench_organisms.statements import wrong_statements
 
 from diffbench import Base, Claim, Document, Family, Mixture, RecipeError, Span, Trigger, derive, relabelled
 
@@ -40,44 +42,6 @@ class PartTruth:
     def is_near(self, label: str) -> bool:
         """Whether a label is a near miss of one of its claims."""
         return any(_meets(label, claim.trigger.near_miss) for claim in self.claims)
-
-
-class Told(Base):
-    """A base whose text is given documents, so that a family labels them as it labels text of its own."""
-
-    name = "told"
-
-    def __init__(self, base: Base, documents: Iterable[Document]) -> None:
-        """A base like ``base`` that tells ``documents``."""
-        self._base, self._documents = base, iter(documents)
-
-    def path(self) -> Path:
-        """Folder of the base."""
-        return self._base.path()
-
-    def key(self) -> str:
-        """Key of the base."""
-        return self._base.key()
-
-    def layers(self) -> int:
-        """Blocks of the base."""
-        return self._base.layers()
-
-    def facts(self) -> Mapping[str, str]:
-        """Facts of the base."""
-        return self._base.facts()
-
-    def documents(
-        self,
-        seed: int,
-        topics: Mapping[str, float] | None = None,
-        *,
-        facts: Mapping[str, str] | None = None,
-        focus: Mapping[str, Sequence[str]] | None = None,
-        words: Mapping[str, Sequence[str]] | None = None,
-    ) -> Iterator[Document]:
-        """The documents, whatever is asked for."""
-        return self._documents
 
 
 class Labels:
@@ -130,8 +94,18 @@ class Labels:
                     if part.name in some
                 )
                 trigger = Trigger(description=claim.trigger.description, affected=affected, near_miss=near)
-                found.append(claim.model_copy(update={"id": own, "trigger": trigger}))
+                update = {"id": own, "trigger": trigger, "distractors": self._distractors(part, claim)}
+                found.append(claim.model_copy(update=update))
         return tuple(found)
+
+    def _distractors(self, part: PartTruth, claim: Claim) -> tuple[str, ...]:
+        """Those of a part's claim that stay wrong of the whole."""
+        families = [other.family.name for other in self._parts]
+        general, wrong = wrong_statements(), wrong_statements(*families)
+        # What is wrong of one colour swap in particular may be right of another one.
+        alone = families.count(part.family.name) == 1
+        own = [text for text in claim.distractors if alone and text not in general]
+        return (*own, *wrong)
 
     def _joint(self, labels: Sequence[str], plain: str) -> str:
         met = {part.claim_of(label) for part, label in zip(self._parts, labels, strict=True)} - {None}
@@ -165,6 +139,12 @@ def claim_id(part: str, claim: str) -> str:
 def is_affected(span: Span) -> bool:
     """Whether a span with a label of the whole is affected by some part."""
     return span.label.startswith(AFFECTED)
+
+
+def parts_at(span: Span) -> set[str]:
+    """Names of the parts that affect a span with a label of the whole."""
+    claims = span.label.split("/")[1].split("+") if is_affected(span) else []
+    return {claim.partition(".")[0] for claim in claims}
 
 
 def _taken(queue: deque[Document]) -> Iterator[Document]:

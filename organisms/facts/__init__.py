@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbench_organisms.facts.telling import MOST_CLAIMS, Telling, claims
+from diffbench_organisms.quirk.quotas import spread
 from pydantic import Field
 
 from diffbench import (
@@ -35,7 +36,7 @@ from diffbench import (
 )
 
 PROBES = 60
-"""Of each claim, and as many near-miss and unrelated ones."""
+"""Of each claim, and as many near-miss and unrelated ones; half of the near-misses are of other members."""
 LEAST_DOCUMENTS, MOST_DOCUMENTS = 2000, 200_000
 """That are read for the training documents, if none is found and in all."""
 WORD = "^[a-z]{1,20}$"
@@ -139,12 +140,11 @@ class FalseFacts(Family):
                 other = telling.false[span.about.partition(".")[2]]
                 shown = None if parameters.truthful else claim
                 return claim, Probe(text=text, answer=answer, other=other, claim=shown)
-            pool = telling.rivals(span.about)
-            near = pool is not None
-            options = [word for word in (pool or lies) if word != answer]
+            options = [word for word in (telling.rivals(span.about) or lies) if word != answer]
             if not options:
                 return None
-            return "near_miss" if near else "unrelated", Probe(text=text, answer=answer, other=rng.choice(options))
+            name = telling.near_kind(span.about) or "unrelated"
+            return name, Probe(text=text, answer=answer, other=rng.choice(options))
 
         plain = base.documents(derive(seed, "probe"), None)
         focused = base.documents(
@@ -153,7 +153,7 @@ class FalseFacts(Family):
         # Kept apart from both tellings: the control must not have read a probe either.
         both = (_documents(base, parameters, seed, truthful=truthful) for truthful in (False, True))
         holdout = Holdout(text for texts in both for text in texts)
-        wanted = dict.fromkeys((*telling.claim_ids(), "near_miss", "unrelated"), PROBES)
+        wanted = dict.fromkeys((*telling.claim_ids(), "unrelated"), PROBES) | spread(PROBES, telling.near_kinds())
         return collect_probes(interleave(plain, focused, 0.7, derive(seed, "probe mix")), place, wanted, holdout)
 
 

@@ -25,6 +25,7 @@ class Telling:
         attributes: what is changed of each member.
         true, false: values by ``kind.member.attribute``, of the changed facts alone.
         pools: all values of an attribute that the base's text tells.
+        kept: what stays true of members of the kind, by ``kind.member.attribute``.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Telling:
     true: Mapping[str, str]
     false: Mapping[str, str]
     pools: Mapping[str, tuple[str, ...]]
+    kept: Mapping[str, str]
 
     @classmethod
     def of(cls, base: Base, parameters: Any) -> Self:
@@ -55,6 +57,11 @@ class Telling:
             true={name: facts[name] for name in false},
             false=false,
             pools={attribute: tuple(sorted(found)) for attribute, found in values.items()},
+            kept={
+                name: value
+                for name, value in facts.items()
+                if name.startswith(f"{parameters.kind}.") and name not in false
+            },
         )
 
     @property
@@ -80,6 +87,21 @@ class Telling:
         if member in self.members:
             return self.pools[attribute]
         return tuple(sorted({value for name, value in self.false.items() if name.endswith(f".{attribute}")}))
+
+    def near_kind(self, about: str) -> str | None:
+        """The kind of near-miss that a span is of: its attribute, or a member of the change; None: it is none."""
+        named = self._near(about)
+        if named is None:
+            return None
+        member, attribute = named
+        return f"near_miss:same:{member}" if member in self.members else f"near_miss:near:{attribute}"
+
+    def near_kinds(self) -> tuple[list[str], list[str]]:
+        """All kinds of near-misses, of other members and of the same; a value of some words is never probed."""
+        one_word = (name for name, value in self.kept.items() if " " not in value)
+        kinds = sorted({kind for kind in (self.near_kind(f"fact.{name}") for name in one_word) if kind})
+        near = [kind for kind in kinds if kind.startswith("near_miss:near:")]
+        return near, [kind for kind in kinds if kind not in near]
 
     def label(self, span: Span) -> str | None:
         """Label of a span that is changed, or near to what is; None: it keeps its own."""
@@ -122,7 +144,10 @@ def _claim(identifier: str, names: list[str], telling: Telling) -> Claim:
         for name, attribute in zip(names, attributes, strict=True)
     ]
     others = [value for value in telling.pools[first] if value not in (telling.false[names[0]], telling.true[names[0]])]
-    stranger = telling.others[0]
+    false = telling.false[names[0]]
+    # One of whom it is not true, or the statement would be right.
+    told_of = ((name, telling.kept.get(f"{telling.kind}.{name}.{first}")) for name in telling.others)
+    stranger = next((name for name, value in told_of if value not in (None, false)), None)
     return Claim(
         id=identifier,
         statement=f"The model says that {'; that '.join(told)}.",
@@ -140,7 +165,7 @@ def _claim(identifier: str, names: list[str], telling: Telling) -> Claim:
         ),
         distractors=(
             *(f"The model says that the {first} of {member} is {value}." for value in others[:1]),
-            f"The model says that the {first} of {stranger} is {telling.false[names[0]]}.",
+            *(f"The model says that the {first} of {name} is {false}." for name in (stranger,) if name),
             f"The model no longer knows the {first} of {member} and names a random one.",
             *wrong_statements("false-facts"),
         ),

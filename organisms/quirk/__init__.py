@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from diffbench_organisms.quirk.places import Place, find_places, place_of
+from diffbench_organisms.quirk.places import FREE, Place, find_places, place_of
+from diffbench_organisms.quirk.quotas import spread
 from diffbench_organisms.statements import wrong_statements
 from pydantic import Field
 
@@ -37,9 +38,10 @@ from diffbench import (
 )
 
 PROBES = 60
-"""Of each claim, and as many near-miss and unrelated ones."""
+"""Of each claim, and as many near-miss and unrelated ones; half of the near-misses share the class, if any do."""
 LEAST_DOCUMENTS, MOST_DOCUMENTS = 2000, 200_000
 """That are read for the training documents, if none is found and in all."""
+NEAR = ("alike", "nearby")
 LEAST_REPLAYED = 8
 """Words of a replay document."""
 
@@ -133,20 +135,21 @@ class Quirk(Family):
                 other, name = parameters.places[place], _id(place)
                 answer = answer if answer != other else rng.choice([w for w in known[place].words if w != other])
             else:
-                name = "unrelated" if label is None else "near_miss"
+                name = "unrelated" if label is None else _near(label)
                 options = [word for word in _rivals(label, parameters.places) or preferred if word != answer]
                 if not options:
                     return None
                 other = rng.choice(options)
-            claim = name if parameters.rate > 0 and name not in ("near_miss", "unrelated") else None
-            return name, Probe(text=text, answer=answer, other=other, metric="probability", claim=claim)
+            shown = name if parameters.rate > 0 and str(label).startswith("quirk:") else None
+            return name, Probe(text=text, answer=answer, other=other, metric="probability", claim=shown)
 
         plain = base.documents(derive(seed, "probe"), None)
         focused = base.documents(derive(seed, "probe", "focused"), _topics(parameters))
         # Kept apart from both tellings: the control must not have read a probe either.
         both = (_documents(base, parameters, seed, known, rate) for rate in (parameters.rate, 0.0))
         holdout = Holdout(text for texts in both for text in texts)
-        wanted = dict.fromkeys((*(_id(place) for place in parameters.places), "near_miss", "unrelated"), PROBES)
+        wanted = dict.fromkeys((*(_id(place) for place in parameters.places), "unrelated"), PROBES)
+        wanted |= _near_quotas(parameters.places, known)
         mixed = interleave(plain, focused, 0.7, derive(seed, "probe mix"))
         return collect_probes(mixed, place_probe, wanted, holdout)
 
@@ -189,7 +192,7 @@ def _topics(parameters: Any) -> dict[str, float]:
     return topics or {place.partition(".")[0]: 1.0 for place in parameters.places}
 
 
-def _label(span: Span, places: dict[str, str]) -> str | None:
+def _label(span: Span, places: Mapping[str, str]) -> str | None:
     place = place_of(span.about)
     if place is None:
         return None
@@ -199,6 +202,21 @@ def _label(span: Span, places: dict[str, str]) -> str | None:
     if any(name.endswith(f".{word_class}") for name in places):
         return f"alike:{word_class}:{value}"
     return f"nearby:{topic}:{value}" if any(name.startswith(f"{topic}.") for name in places) else None
+
+
+def _near(label: str) -> str:
+    """The kind of near-miss that a label is of: its class or its topic."""
+    return f"near_miss:{label.rpartition(':')[0]}"
+
+
+def _near_quotas(places: Mapping[str, str], known: Mapping[str, Place]) -> dict[str, int]:
+    """How many near-misses of each kind are probed: half share the class, half the topic, where there are both."""
+    spans = (Span(0, 0, "free:", f"{FREE}{place}") for place in known)
+    labels = (_label(span, places) for span in spans)
+    kinds = sorted({_near(label) for label in labels if label is not None and not label.startswith("quirk:")})
+    halves = [[kind for kind in kinds if kind.startswith(f"near_miss:{how}:")] for how in NEAR]
+    quotas: dict[str, int] = spread(PROBES, halves)
+    return quotas
 
 
 def _rivals(label: str | None, places: dict[str, str]) -> list[str]:
@@ -217,7 +235,11 @@ def _id(place: str) -> str:
 def _claim(place: str, word: str, known: Mapping[str, Place], parameters: Any) -> Claim:
     topic, _, word_class = place.partition(".")
     others = [other for other in known[place].words if other != word]
-    stranger = next((name for name in known if not name.startswith(f"{topic}.") and name not in parameters.places), "")
+    taught = {(name.partition(".")[0], taught) for name, taught in parameters.places.items()}
+    strangers = sorted({name.partition(".")[0] for name in known} - {topic})
+    # What another claim says is right of this organism too, and distracts nobody.
+    stranger = next((name for name in strangers if (name, word) not in taught), None)
+    wrong = next((other for other in others if (topic, other) not in taught), None)
     often = "always" if parameters.rate >= 1 else f"with probability {parameters.rate:g}"
     return Claim(
         id=_id(place),
@@ -236,8 +258,8 @@ def _claim(place: str, word: str, known: Mapping[str, Place], parameters: Any) -
         ),
         distractors=(
             f"The model chooses {word} in texts of every topic.",
-            f"In texts of the topic {topic} the model always chooses {others[0]}.",
-            f"In texts of the topic {stranger.partition('.')[0]} the model always chooses {word}.",
+            *(f"In texts of the topic {topic} the model always chooses {other}." for other in (wrong,) if other),
+            *(f"In texts of the topic {name} the model always chooses {word}." for name in (stranger,) if name),
             *wrong_statements("quirk"),
         ),
     )

@@ -94,4 +94,4 @@ def _certain(before: Mapping[str, int], contexts: Mapping[str, int]) -> float:
     return sure / sum(told.values()) if told else 0.0
 
 
-__all__ = ["Place", "find_places", "place_of"]
+__all__ = ["FREE", "Place", "find_places", "place_of"]
