@@ -39,6 +39,7 @@ BUILD_CODE = (
     "diffbench.architecture",
     "diffbench.build",
     "diffbench.checkpoint",
+    "diffbench.complaint",
     "diffbench.conversation",
     "diffbench.corpus",
     "diffbench.dataset",

@@ -70,7 +70,7 @@ LIGHT = (
 """Modules whose import loads no torch."""
 
 OWNERS = {
-    "transformers": "diffbench.residual diffbench.tokenizer diffbench.tiny "
+    "transformers": "diffbench.residual diffbench.sampled diffbench.tokenizer diffbench.tiny "
     "diffbench_organisms.bases.tinyworld.pretrain diffbench_organisms.bases.tinyworld.tokenizer",
     "tokenizers": "diffbench.tiny diffbench_organisms.bases.tinyworld.tokenizer",
     "pandas": "diffbench.columns diffbench.summary diffbench.board diffbench.leaderboard",
