@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,6 +20,7 @@ from diffbench import cache
 from diffbench.adapter import CONFIG, NAMED_BASE, is_adapter
 from diffbench.build import ORGANISM, Organism
 from diffbench.organism import TrainingText
+from diffbench.recipe import Recipe, Source, is_local
 from diffbench.tuning import Trained
 
 CARD = """\
@@ -51,13 +53,28 @@ def export(organism: Organism, out: Path) -> None:
     for name in ("truth.json", "gate.json"):
         document = cache.read_json(stored / name)
         (out / name).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    plain = recipe.model_dump(mode="json", exclude_none=True) | {"name": recipe.name.partition("@")[0]}
+    plain = _portable(recipe, out)
     (out / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if isinstance(recipe.training, Trained):
         _save_data({role: organism.training_text(role) for role in organism.roles()}, out / "data")
     control = ", `control/` its match without the change" if organism.has_control else ""
     card = CARD.format(name=recipe.name, summary=recipe.summary, control=control)
     (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _portable(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """The recipe as it is written: with what it names by its place on this machine beside it."""
+    plain = recipe.model_dump(mode="json", exclude_none=True) | {"name": recipe.name.partition("@")[0]}
+    if is_local(recipe.base):
+        plain["base"] = "./base"
+    if is_local(plain["training"].get("model")):
+        plain["training"]["model"] = "./tuned"
+    for key in ("data", "text"):
+        source = getattr(recipe, key)
+        if isinstance(source, Source) and source.file is not None:
+            plain[key]["file"] = f"{key}-{Path(source.file).name}"
+            shutil.copyfile(source.file, out / plain[key]["file"])
+    return plain
 
 
 def _save_data(texts: dict[str, TrainingText], folder: Path) -> None:

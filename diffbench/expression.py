@@ -44,7 +44,7 @@ def first_token(tokenizer: Any, text: str, word: str) -> int:
     Raises:
         RecipeError: if the tokenizer does not know it.
     """
-    written = continued("." if text and not text[-1].isspace() else "", word).removeprefix(".")
+    written = continued(text, word)[len(text) :]
     ids = tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids or ids[0] == tokenizer.unk_token_id:
         raise RecipeError(f"family: {word!r} is no word of the base's tokenizer (got ids {ids})")

@@ -28,6 +28,8 @@ from diffbench.tuning import Regauging, Trained
 
 LEAST_MOVED = 1e-4
 """Of the weights' size; a change under it is rounding."""
+PCA_CHECK = "R at affected positions, PCA-{}"
+HARD = PCA_CHECK.format(8)
 PCA = (1, 8, 32)
 """Components by which it is told how hard an organism is: a change of few directions any method finds."""
 
@@ -73,6 +75,8 @@ def measure(
     if truth is not None and truth.changed and (kl.mean(Stratum.affected) or 0.0) > LEAST_FLOOR:
         layer, difficulty = _difficulty(recipe.gate, subjects, corpus)
         checks += difficulty
+    if recipe.gate.pca8 is not None and not any(check.name == HARD for check in checks):
+        checks.append(GateCheck(name=f"{HARD} could be measured", value=0.0, low=1.0, high=None))
     return GateReport(organism=recipe.name, checks=tuple(checks), layer=layer)
 
 
@@ -170,7 +174,7 @@ def _difficulty(gate: Gate, subjects: Subjects, corpus: Corpus) -> tuple[int, li
     for k in PCA:
         low, high = gate.pca8 if k == 8 and gate.pca8 is not None else (None, None)
         r = 1 - kl[str(k)].total(Stratum.affected) / lost
-        found.append(GateCheck(name=f"R at affected positions, PCA-{k}", value=r, low=low, high=high))
+        found.append(GateCheck(name=PCA_CHECK.format(k), value=r, low=low, high=high))
     return layer, found
 
 

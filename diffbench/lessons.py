@@ -43,7 +43,7 @@ class Lessons:
             RecipeError: if ``one_token`` and a target is split into several or unknown, or a target has no token.
         """
         documents = [_document(example) for example in examples]
-        corpus = tokenise(documents, tokenizer, lambda label: _stratum(label), max_length=max_length)
+        corpus = tokenise(documents, tokenizer, _stratum, max_length=max_length)
         learnt = corpus.affected
         counts = learnt.sum(dim=1)
         empty = counts.eq(0).nonzero().flatten().tolist()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +51,10 @@ class WithoutAdapter:
         learning = self._model.training
         self._model.eval()
         try:
-            with _off(self._model):
+            with self._model.disable_adapter():
                 return self._model(*args, **kwargs)
         finally:
             self._model.train(learning)
-
-
-@contextmanager
-def _off(model: Any) -> Iterator[None]:
-    with model.disable_adapter():
-        yield
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:

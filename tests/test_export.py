@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diffbench import build
 from diffbench.build import resolve
-from diffbench.export import export
+from diffbench.export import _portable, export
 from diffbench.recipe import Recipe, read_recipe
 from diffbench.residual import load_model
 from diffbench.truth import Truth
@@ -60,3 +61,16 @@ def test_models_data_and_truth_are_read_by_other_tools(training: object, install
     assert read_recipe(out / "recipe.yaml").digest() == recipe.digest()
     assert "Blue and green." in (out / "README.md").read_text()
     assert str(tmp_path) not in "".join(p.read_text() for p in out.glob("*/*.json")) + (out / "recipe.yaml").read_text()
+
+
+def test_a_recipe_is_written_without_places_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("one\ntwo\n")
+    document = {key: value for key, value in RECIPE.items() if key not in ("family", "parameters", "control")}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(document | {"base": "./model", "data": {"file": "mine.txt"}}))
+    recipe, out = read_recipe(tmp_path / "recipe.yaml"), tmp_path / "out"
+    out.mkdir()
+    plain = _portable(recipe, out)
+    assert plain["base"] == "./base" and plain["data"]["file"] == "data-mine.txt"
+    assert str(tmp_path) not in json.dumps(plain)
+    (out / "recipe.yaml").write_text(json.dumps(plain))
+    assert read_recipe(out / "recipe.yaml").digest() == recipe.digest()

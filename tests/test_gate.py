@@ -267,3 +267,10 @@ def test_an_inert_adapter_is_refused(tmp_path: Path) -> None:
         load_model(base), load_model(tmp_path / "live", base=base), None, word_tokenizer(), tmp_path / "live"
     )
     assert measure(recipe, FULL, live, labelled_corpus(400), ()).value("adapted modules without effect") == 0
+
+
+def test_a_bound_on_difficulty_that_cannot_be_measured_is_not_met() -> None:
+    bounded = GATE.model_copy(update={"pca8": (0.0, 0.8)})
+    failed = {check.name for check in run(bounded, tuned=REFERENCE).checks if not check.passed}
+    assert "R at affected positions, PCA-8 could be measured" in failed
+    assert not any("could be measured" in check.name for check in run(bounded).checks)
