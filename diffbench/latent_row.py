@@ -59,6 +59,11 @@ PATTERNS = (
         r"match_cosine|unmatched|novel_energy",
         "of a pair of SAEs: cosine to the closest live latent of the other; what it leaves",
     ),
+    (
+        r"kl_attribution",
+        "measured by the engine, in no table: minus the slope of KL(reference || tuned) along the latent's direction "
+        "(Aranguri, Drori & Nanda 2025)",
+    ),
 )
 """What families of columns mean, by the form of their names."""
 

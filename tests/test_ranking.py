@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from engine_factory import WIDTH, dictionary_diff, labelled_corpus, one_of_each,
 from safetensors.torch import load_file, save_file
 
 from diffbench import latent_table
+from diffbench.attribution import attribute, responsibility
 from diffbench.dictionary import difference_decoder
-from diffbench.diff import MAX_COLUMNS, DictionaryDiff, falling
+from diffbench.diff import MAX_COLUMNS, DictionaryDiff, DirectionDiff, WeightDiff, falling, order_of
 from diffbench.diff_file import load_diff, save_diff, save_header
 from diffbench.errors import DiffError, OptionError, RecordError
 from diffbench.findings import MOST_FINDINGS
@@ -74,19 +76,88 @@ def test_undefined_latents_are_no_findings(lens: Lens) -> None:
 
 def test_what_cannot_be_ranked_says_what_can(lens: Lens) -> None:
     diff = with_columns(dictionary_diff("delta"), b=[1.0] * 24, a=[2.0] * 24, none=[NAN] * 24)
-    assert rankings(diff) == ["a", "b"] and rankings(one_of_each()["direction"]) == []
-    with pytest.raises(NoRanking, match=r"^there is no ranking 'nu_error'; rankings: a, b$"):
+    assert rankings(diff) == ["a", "b", "kl_attribution"]
+    assert {kind: rankings(other) for kind, other in one_of_each().items()} == {
+        "dictionary": ["energy", "kl_attribution"],
+        "direction": ["kl_attribution"],
+        "weight": ["kl_attribution"],
+        "output": [],
+    }
+    with pytest.raises(NoRanking, match=r"^there is no ranking 'nu_error'; rankings: a, b, kl_attribution$"):
         ranked(diff, "nu_error", lens)
-    with pytest.raises(OptionError, match=r"^there is no ranking 'c' for any dictionary; rankings: a, b$"):
+    with pytest.raises(
+        OptionError, match=r"^there is no ranking 'c' for any dictionary; rankings: a, b, kl_attribution$"
+    ):
         ranked(diff, "c", lens)
-    with pytest.raises(NoRanking, match=r"^the ranking 'none' is undefined for every latent; rankings: a, b$"):
+    with pytest.raises(
+        NoRanking, match=r"^the ranking 'none' is undefined for every component; rankings: a, b, kl_attribution$"
+    ):
         ranked(diff, "none", lens)
-    with pytest.raises(NoRanking, match=r"a weight diff has no latents to rank by 'a'; rankings: none"):
+    with pytest.raises(NoRanking, match=r"a weight diff has no latents to rank by 'a'; rankings: kl_attribution"):
         ranked(one_of_each()["weight"], "a", lens)
+    with pytest.raises(NoRanking, match=r"^an output diff has no components to rank by 'kl_attribution'"):
+        ranked(one_of_each()["output"], "kl_attribution", lens, lambda _: torch.ones(1))
+    with pytest.raises(NoRanking, match=r"^the ranking 'kl_attribution' is measured on two models, and there are none"):
+        ranked(diff, "kl_attribution", lens)
+    with pytest.raises(NoRanking, match=r"^the ranking 'kl_attribution' is undefined for every component"):
+        ranked(diff, "kl_attribution", lens, lambda _: torch.full((24,), NAN))
     many = with_columns(dictionary_diff("delta"), **{f"column_{i:03}": [1.0] * 24 for i in range(200)})
-    with pytest.raises(NoRanking, match="and 160 more") as caught:
+    with pytest.raises(NoRanking, match="and 161 more") as caught:
         ranked(many, "nu_error", lens)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "direction", "weight"])
+def test_what_the_engine_measures_ranks_every_kind_that_has_a_handle(kind: str, lens: Lens, tmp_path: Path) -> None:
+    diff = one_of_each()[kind]
+    measured = torch.arange(diff.n_components).float()
+    measured[1] = NAN
+    seen: list[Any] = []
+
+    def measure(asked: Any) -> torch.Tensor:
+        seen.append(asked)
+        return measured
+
+    again = ranked(diff, "kl_attribution", lens, measure)
+    again.check(WIDTH, 3, VOCABULARY)
+    assert seen == [diff] and again.ranking == "kl_attribution" and type(again) is type(diff)
+    expected = falling(measured).tolist()
+    assert order_of(again).tolist() == expected and expected[-1] == 1
+    assert [f.component for f in again.findings] == expected[:-1]
+    assert [f.score for f in again.findings] == sorted((x for x in measured.tolist() if x == x), reverse=True)
+    save_diff(diff, tmp_path)
+    tensors = (tmp_path / "tensors.safetensors").read_bytes()
+    save_header(again, tmp_path)
+    loaded = load_diff(tmp_path)
+    assert loaded.ranking == "kl_attribution" and order_of(loaded).tolist() == expected  # type: ignore[union-attr, arg-type]
+    assert loaded.findings == again.findings and (tmp_path / "tensors.safetensors").read_bytes() == tensors
+
+
+def test_what_a_method_said_of_a_component_stays_with_it(lens: Lens) -> None:
+    values = torch.tensor([1.0, 2.0, 3.0])
+    direction = one_of_each()["direction"]
+    assert isinstance(direction, DirectionDiff)
+    found = ranked(direction, "kl_attribution", lens, lambda _: values).findings
+    assert [f.component for f in found] == [2, 1, 0] and [f.text for f in found] == [None, None, "it\nsays"]
+    assert [(list(f.tokens_up), list(f.tokens_down)) for f in found] == lens.read(direction.directions.flip(0))
+    weight = one_of_each()["weight"]
+    assert isinstance(weight, WeightDiff)
+    first, second = ranked(weight, "kl_attribution", lens, lambda _: values[:2]).findings
+    assert (first.component, first.module, first.tokens_up) == (1, "model.layers.1.self_attn.q_proj", ())
+    assert (second.tokens_up, second.score, second.rank) == (weight.findings[0].tokens_up, 1.0, 2)
+    whole = WeightDiff(sigma=torch.ones(2), parameters=(("a.weight", "b.weight"), ("c",)))
+    found = ranked(whole, "kl_attribution", lens, lambda _: values[:2]).findings
+    assert [f.module for f in found] == ["c", "a.weight, b.weight"]
+
+
+def test_kl_attribution_of_a_real_pair_ranks_what_is_responsible_first(lens: Lens) -> None:
+    reference, tuned = small_pair(outlier=False)
+    text = labelled_corpus(100)
+    diff = dictionary_diff("both")
+    again = ranked(diff, "kl_attribution", lens, partial(responsibility, reference=reference, tuned=tuned, text=text))
+    slopes = attribute(diff, reference, tuned, text, text.predicts)
+    assert again.order.tolist() == slopes.argsort(stable=True).tolist()  # type: ignore[union-attr]
+    assert again.findings[0].score == pytest.approx(-float(slopes.min()) / int(text.predicts.sum()), rel=1e-4)
 
 
 def test_a_ranking_in_the_header_is_the_order_that_is_loaded(tmp_path: Path) -> None:

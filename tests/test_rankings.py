@@ -88,9 +88,10 @@ def test_every_row_has_the_order_and_the_findings_of_its_column(recipe: Path, tm
 
 
 NOT_THERE = {
-    "ranked@nu_error": "there is no ranking 'nu_error'; rankings: falling, partly, rising",
-    "ranked@undefined": "the ranking 'undefined' is undefined for every latent; rankings: falling, partly, rising",
-    "mean-difference@energy": "a direction diff has no latents to rank by 'energy'; rankings: none",
+    "ranked@nu_error": "there is no ranking 'nu_error'; rankings: falling, partly, rising, kl_attribution",
+    "ranked@undefined": "the ranking 'undefined' is undefined for every component; rankings: falling, partly, rising, "
+    "kl_attribution",
+    "mean-difference@energy": "a direction diff has no latents to rank by 'energy'; rankings: kl_attribution",
 }
 
 
