@@ -123,7 +123,7 @@ def _gates(plan: Plan, notify: Notify) -> dict[str, Reading]:
     if not needed:
         return {}
     gone: dict[str, Reading] = {}
-    with Workers(jobs=plan.jobs, notify=notify, trusted=_trusted(list(needed.values()))) as workers:
+    with runner.Workers(jobs=plan.jobs, notify=notify, trusted=_trusted(list(needed.values()))) as workers:
         reports = runner.build(list(needed.values()), workers)
     for name, report in zip(needed, reports, strict=True):
         try:
@@ -189,7 +189,8 @@ def _measure(plan: Plan, fits: Mapping[Key, Record | Reading], notify: Notify) -
             wanted.append((run, cell, key, missing))
     if wanted:
         organisms = [organism for run in plan.runs for organism in run.organisms]
-        with cache.scratch() as logs, Workers(plan.jobs, notify, _trusted(organisms)) as workers:
+        workers_of = runner.Workers(jobs=plan.jobs, notify=notify, trusted=_trusted(organisms))
+        with cache.scratch() as logs, workers_of as workers:
             names = [" ".join(map(str, key)) for _, _, key, _ in wanted]
             works = [
                 Work(name, _task(workers, run, cell, reads, readings, logs / f"{at}.log"))

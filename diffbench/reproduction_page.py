@@ -23,7 +23,7 @@ lies wholly beyond the margin: **holds**; wholly on the other side: **does not h
 in brackets stand beside them and decide nothing."""
 
 SUMMARY = ("study", "claim", "verdict", "deciding tests: holds, does not hold, undecided")
-TESTS = ("test", "inequality", "published", "measured", "95% interval", "margin", "units", "verdict")
+TESTS = ("test", "inequality", "statistic", "published", "measured", "95% interval", "margin", "units", "verdict")
 UNITS = ("test", "organism seed", "first term", "second term", "statistic", "behind it")
 FITS = ("fits", "organism", "reference", "layer", "methods and options")
 PAIRS = ("fits", "organism", "layer", "KL(tuned \\|\\| reference), nats", "ceiling: R\\_model of the true delta")
@@ -110,7 +110,8 @@ def _test(outcome: Outcome) -> list[str]:
     test, known = outcome.test, len(outcome.values) - outcome.undefined
     units = str(known) if not outcome.undefined else f"{known}, {outcome.undefined} undefined"
     measured, interval = _mean(outcome), _interval(outcome)
-    return [_name(test), test.says, test.published, measured, interval, _margin(test), units, outcome.verdict]
+    shown = (_name(test), test.says, _statistic(test), test.published)
+    return [*shown, measured, interval, _margin(test), units, outcome.verdict]
 
 
 def _units(outcome: Outcome) -> Iterator[list[str]]:
@@ -118,21 +119,24 @@ def _units(outcome: Outcome) -> Iterator[list[str]]:
         yield [
             _name(outcome.test),
             str(unit.organism_seed),
-            *(_term(term, reading) for term, reading in _both(outcome.test, unit)),
-            *([ABSENT] if unit.second is None else []),
+            _reading(unit.first),
+            ABSENT if unit.second is None else _reading(unit.second),
             _figure(value),
             _behind(unit, value),
         ]
 
 
-def _both(test: Inequality, unit: Unit) -> list[tuple[Term, Reading]]:
-    return list(zip(test.terms, unit.readings, strict=True))
+def _statistic(test: Inequality) -> str:
+    between = {"difference": " minus ", "ratio": " over ", "value": ""}[test.combine]
+    return between.join(map(_term, test.terms))
 
 
-def _term(term: Term, reading: Reading) -> str:
-    bound = "" if term.below is None else f" below {term.below:g}"
-    shown = "ERROR" if reading.figure is None else _figure(reading.figure)
-    return f"{shown} ({term.fit} {term.read}{bound})"
+def _term(term: Term) -> str:
+    return f"{term.fit} {term.read}" + ("" if term.below is None else f" below {term.below:g}")
+
+
+def _reading(reading: Reading) -> str:
+    return "ERROR" if reading.figure is None else _figure(reading.figure)
 
 
 def _behind(unit: Unit, value: Figure) -> str:

@@ -28,6 +28,7 @@ MEASURE_CODE = tuple(
             "diffbench.ablation",
             "diffbench.exclusive",
             "diffbench.interpolation",
+            "diffbench.latent_scaling",
             "diffbench.latent_table",
             "diffbench.latents",
             "diffbench.measurement",
