@@ -1,7 +1,7 @@
 """Activity: how strongly each component of a Diff is at work at each position.
 
-DictionaryDiff: f_j. DirectionDiff: <delta - centre, v>. WeightDiff: sigma (v . x_in) of the tuned model at the module.
-OutputDiff: its per-token score. Shapes: T positions, n components, V vocabulary.
+DictionaryDiff: f_j. DirectionDiff: <delta - centre, v>. WeightDiff of rank-one components: sigma (v . x_in) of the
+tuned model at the module. OutputDiff: its per-token score. Shapes: T positions, n components, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ def activity(
 ) -> Tensor:
     """Activity [T, n] at the positions where ``rows`` [N, L] is True, in order; n is len(components) if given.
 
+    A Diff without per-token activity has no column.
+
     Raises:
         DiffError: if it is not finite somewhere, or a WeightDiff names a module that the models do not have, or of
             another width.
     """
+    if not has_activity(diff):
+        return torch.zeros(int(rows.sum()), 0)
     chosen = slice(None) if components is None else list(components)
     parts = []
     for start, batch in corpus.batches(BATCH_DOCUMENTS):
@@ -44,6 +48,11 @@ def activity(
         component = broken[0] if components is None else components[broken[0]]
         raise DiffError(f"component {component}: its activity is NaN or infinite at some position")
     return found
+
+
+def has_activity(diff: Diff) -> bool:
+    """Whether components have an activity at each token: whole differences of parameters have none."""
+    return diff.n_components > 0 and not (isinstance(diff, WeightDiff) and diff.whole)
 
 
 @torch.inference_mode()

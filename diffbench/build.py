@@ -74,12 +74,17 @@ GATE_CODE = (
     "diffbench.diff",
     "diffbench.edit",
     "diffbench.expression",
+    "diffbench.figure",
     "diffbench.gate",
     "diffbench.gate_report",
     "diffbench.harvest",
     "diffbench.interval",
     "diffbench.layer_rule",
+    "diffbench.patching",
     "diffbench.record",
+    "diffbench.scores",
+    "diffbench.strata",
+    "diffbench.weight_edit",
 )
 """Code that an organism's Truth and gate report follow from."""
 

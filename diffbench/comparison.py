@@ -19,9 +19,10 @@ from diffbench.build import GATE_CODE, Organism, resolve, split, stored_truth
 from diffbench.canonical import digest
 from diffbench.errors import CacheError
 from diffbench.exchange import ACTIVATIONS, TEXT
+from diffbench.figure import Figure
 from diffbench.judge import Judge
 from diffbench.recipe import Recipe
-from diffbench.record import Figure, LayerFacts, PairFacts
+from diffbench.record import LayerFacts, PairFacts
 from diffbench.tier import COMPONENT_BUDGETS, Tier
 from diffbench.truth import Stratum, Truth
 
@@ -38,16 +39,34 @@ CODE = (
 SCORE_CODE = (
     *CODE,
     "diffbench.activity",
+    "diffbench.attribution",
+    "diffbench.attribution_score",
+    "diffbench.behaviour",
+    "diffbench.bench",
+    "diffbench.budget_curve",
+    "diffbench.causal_score",
+    "diffbench.claim_scores",
     "diffbench.detection",
     "diffbench.diff_file",
+    "diffbench.direction",
+    "diffbench.disentangling",
     "diffbench.evidence",
     "diffbench.findings",
+    "diffbench.fit_score",
+    "diffbench.ground",
+    "diffbench.handle",
+    "diffbench.interpretability",
     "diffbench.judge",
     "diffbench.latent_row",
     "diffbench.lens",
     "diffbench.localisation",
+    "diffbench.movement",
+    "diffbench.probing",
     "diffbench.ranking",
     "diffbench.score",
+    "diffbench.sensitivity",
+    "diffbench.weight_sensitivity",
+    "diffbench.weights",
 )
 """Code that scores follow from."""
 SAMPLE_TOKENS, SAMPLE_SHARE = 50_000, 0.2
@@ -199,35 +218,30 @@ def _first_stored(corpus: Any) -> int:
 
 
 def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations: Any, rule: str) -> PairFacts:
-    import torch
     from safetensors.torch import save_file
 
-    from diffbench.causal import Arm, kl_sums, none, recovery, true_delta
-    from diffbench.controls import principal_directions
-    from diffbench.edit import ActivationEdit
+    from diffbench.causal import recovery, sweep
     from diffbench.gate import trigger_rate
+    from diffbench.patching import outlier_limits
     from diffbench.precision import use_fast_matmul
     from diffbench.residual import blocks
+    from diffbench.strata import inside
 
     layer, layers = activations.layer, range(len(blocks(tuned)))
-    directions, _ = principal_directions(activations, min(max(COMPONENT_BUDGETS), activations.width))
-    pca = ActivationEdit(directions)
-    arms = {f"none@{at}": Arm(at, none) for at in layers}
-    arms |= {f"delta@{at}": Arm(at, true_delta, "model") for at in layers}
-    arms["self"] = Arm(layer, true_delta)
-    for k in COMPONENT_BUDGETS:
-        components = torch.arange(min(k, directions.n_components))
-        arms[f"pca{k}"] = Arm(layer, partial(pca.subset, components=components))
-    kl = kl_sums(reference, tuned, corpus, arms)
-    stored = {name: kl[name].sums for name in ("reference", *(f"pca{k}" for k in COMPONENT_BUDGETS))}
-    stored |= {"none": kl[f"none@{layer}"].sums, "positions": kl["reference"].positions}
-    save_file(stored, folder / "kl.safetensors")
+    token_kl = sweep(reference, tuned, corpus, {}).token_kl
+    limits = outlier_limits(reference, tuned, corpus, list(layers))
+    limits[layer] = activations.outlier_norms or limits[layer]
+    arms = _arms(activations, layers)
+    kl = sweep(reference, tuned, corpus, arms, strata=inside(corpus, token_kl), limits=limits).kl
+    stored = {name: kl[name].sums for name in ("reference", "tuned", *(f"pca{k}" for k in COMPONENT_BUDGETS))}
+    stored |= {"none": kl[f"none@{layer}"].sums, "positions": kl["reference"].positions, "token_kl": token_kl}
+    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, folder / "kl.safetensors")
     whole, affected, noise = (
         kl[name].mean(stratum)
         for name, stratum in (("reference", None), ("reference", Stratum.affected), ("self", None))
     )
     assert whole is not None and noise is not None  # a corpus without any position is refused before
-    floor = noise_floor(abs(noise))
+    floor, none = noise_floor(abs(noise)), kl[f"none@{layer}"]
     return PairFacts(
         layer=layer,
         layer_rule=rule,
@@ -239,18 +253,46 @@ def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations:
         else Figure.undefined("no affected positions, or no KL above its noise floor"),
         trigger_rate=trigger_rate(corpus),
         outlier_share=activations.outlier_share,
+        outlier_norms=limits[layer],
         n_positions=int(corpus.predicts.sum()),
         n_documents=len(corpus),
         matmul=use_fast_matmul(),
+        r_mean_delta=recovery(kl["mean"], none, None, floor),
+        r_mean_delta_affected=recovery(kl["mean"], none, Stratum.affected, floor),
         layers=tuple(
             LayerFacts(
                 layer=at,
                 coverage=_coverage(kl[f"none@{at}"], kl["reference"], floor),
                 ceiling=recovery(kl[f"delta@{at}"], kl["reference"], None, floor),
+                ceiling_affected=recovery(kl[f"delta@{at}"], kl["reference"], Stratum.affected, floor),
+                necessity=recovery(kl[f"without@{at}"], kl["tuned"], None, floor),
+                necessity_affected=recovery(kl[f"without@{at}"], kl["tuned"], Stratum.affected, floor),
             )
             for at in layers
         ),
     )
+
+
+def _arms(activations: Any, layers: range) -> dict[str, Any]:
+    """What is measured of a pair whatever the method: each layer's ceilings, PCA's curve, the mean difference."""
+    import torch
+
+    from diffbench.controls import principal_directions
+    from diffbench.edit import ActivationEdit
+    from diffbench.patching import Arm, none, true_delta
+
+    layer = activations.layer
+    directions, _ = principal_directions(activations, min(max(COMPONENT_BUDGETS), activations.width))
+    pca = ActivationEdit(directions)
+    arms = {f"none@{at}": Arm(at, none) for at in layers}
+    arms |= {f"delta@{at}": Arm(at, true_delta, "model") for at in layers}
+    arms |= {f"without@{at}": Arm(at, true_delta, "without", "reference") for at in layers}
+    arms["self"] = Arm(layer, true_delta)
+    arms["mean"] = Arm(layer, lambda rows: directions.bias.expand_as(rows.h_b))
+    for k in COMPONENT_BUDGETS:
+        components = torch.arange(min(k, directions.n_components))
+        arms[f"pca{k}"] = Arm(layer, partial(pca.subset, components=components))
+    return arms
 
 
 def _coverage(hybrid_none: Any, reference: Any, floor: float) -> Figure:

@@ -11,10 +11,11 @@ from torch import Tensor
 from diffbench.diff import Finding
 from diffbench.errors import PluginError
 from diffbench.evidence import Contexts, active_mask, sample_splits
+from diffbench.figure import Figure
 from diffbench.interval import mean_interval
 from diffbench.judge import Evidence, Excerpt, Explanation, Judge
 from diffbench.line import one_line
-from diffbench.record import DetectionScore, Figure
+from diffbench.scores import DetectionScore
 from diffbench.seeds import derive
 
 N_EXCERPTS = 100

@@ -14,13 +14,16 @@ from diffbench.diff import DictionaryDiff
 CHUNK = 8192
 
 
-def encode(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> Tensor:
-    """Activities f [T, n] of the dictionary's own input; a base-SAE reads h_t here too (Minder & Dumas 2025)."""
+def encode(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor | None = None) -> Tensor:
+    """Activities f [T, n] of the dictionary's own input; a base-SAE reads h_t here too (Minder & Dumas 2025).
+
+    With ``components`` [k] only theirs, [T, k].
+    """
     if diff.input == "delta":
-        return _activate(diff, h_t - h_b)
+        return _activate(diff, h_t - h_b, components)
     if diff.input == "both":
-        return _activate(diff, torch.cat([h_b, h_t], dim=1))
-    return _activate(diff, h_t)
+        return _activate(diff, torch.cat([h_b, h_t], dim=1), components)
+    return _activate(diff, h_t, components)
 
 
 def added_by_all(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> Tensor:
@@ -31,6 +34,16 @@ def added_by_all(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> Tensor:
 def added_by(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor) -> Tensor:
     """What the set edit *replace* adds to h_b, [T, d]: sum over the set of f_t d_t - f_b d_b, without bias."""
     return _combine(diff, h_b, h_t, components)
+
+
+def added_additively(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor) -> Tensor:
+    """What the set edit *additive* adds to h_b, [T, d]: sum over the set of f_j d_j, tuned decoders, without bias.
+
+    Source: Minder & Dumas 2025. For a diff-SAE it is the same as *replace*.
+    """
+    decoder = diff.decoder_tuned if diff.input == "both" else diff.decoder
+    assert decoder is not None  # checked on loading
+    return encode(diff, h_b, h_t, components) @ decoder[components]
 
 
 def bias(diff: DictionaryDiff) -> Tensor:
@@ -91,20 +104,26 @@ def activity_columns(diff: DictionaryDiff, rows: Activations) -> dict[str, Tenso
 
 
 def _combine(diff: DictionaryDiff, h_b: Tensor, h_t: Tensor, components: Tensor | None) -> Tensor:
-    f = encode(diff, h_b, h_t)
+    f = encode(diff, h_b, h_t, components)
     if diff.input in ("tuned", "base"):
-        f = f - _activate(diff, h_b)
+        f = f - _activate(diff, h_b, components)
     decoder = difference_decoder(diff)
-    return f @ decoder if components is None else f[:, components] @ decoder[components]
+    return f @ (decoder if components is None else decoder[components])
 
 
-def _activate(diff: DictionaryDiff, x: Tensor) -> Tensor:
-    pre = torch.addmm(diff.encoder_bias, x, diff.encoder.T)
+def _activate(diff: DictionaryDiff, x: Tensor, components: Tensor | None = None) -> Tensor:
+    if components is not None and diff.activation == "topk":  # which latents are on depends on all of them
+        return _activate(diff, x)[:, components]
+    encoder, encoder_bias, threshold = diff.encoder, diff.encoder_bias, diff.threshold
+    if components is not None:
+        encoder, encoder_bias = encoder[components], encoder_bias[components]
+        threshold = None if threshold is None else threshold[components]
+    pre = torch.addmm(encoder_bias, x, encoder.T)
     if diff.activation == "relu":
         return pre.relu_()
     if diff.activation == "threshold":
-        assert diff.threshold is not None
-        return pre.mul_((pre > diff.threshold) & (pre > 0))
+        assert threshold is not None
+        return pre.mul_((pre > threshold) & (pre > 0))
     assert diff.k is not None
     kept = pre.relu_().topk(diff.k, dim=1)
     return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values)

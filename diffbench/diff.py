@@ -23,19 +23,20 @@ from torch import Tensor
 from diffbench.errors import DiffError
 from diffbench.line import one_line
 from diffbench.record import COLUMN_NAME
+from diffbench.scores import Verdict
 from diffbench.truth import Schema
 
 DIFF_SCHEMA = 1
 MAX_FINDINGS = 1000
 MAX_TOKENS = 50
 MAX_COLUMNS = 200
+ENGINE_COLUMNS = ("kl_attribution",)
+"""Columns that the engine measures itself, for every Diff that has an edit."""
 OWN_COLUMNS = frozenset(
-    {"latent", "rank", "group"} | {f"tokens_{way}{side}" for way in ("up", "down") for side in ("", "_tuned", "_base")}
+    {"latent", "rank", "group", *ENGINE_COLUMNS}
+    | {f"tokens_{way}{side}" for way in ("up", "down") for side in ("", "_tuned", "_base")}
 )
 """Names that the engine itself uses in the table of a dictionary's latents."""
-
-Verdict = Literal["changed", "unchanged", "abstain"]
-
 
 Input = Literal["delta", "both", "tuned", "base"]
 """What a dictionary is trained on: the difference, both streams side by side, or one of them."""
@@ -54,7 +55,20 @@ class Finding(Schema):
     text: str | None = Field(None, max_length=4000, description="the method's own account, if it has one")
 
 
-class DictionaryHeader(Schema):
+class Reordered(Schema):
+    """What the engine writes into a header when it ranks components by a column that it measures itself."""
+
+    ranking: str | None = Field(
+        None,
+        pattern=f"^{COLUMN_NAME}$",
+        description="the column that the order follows: falling, ties by index, NaN last; None: the method's own order",
+    )
+    order: tuple[int, ...] | None = Field(
+        None, description="components, most changed first, where the engine ranked them; None: as the tensors say"
+    )
+
+
+class DictionaryHeader(Reordered):
     """Header of a `DictionaryDiff`."""
 
     kind: Literal["dictionary"] = "dictionary"
@@ -62,25 +76,25 @@ class DictionaryHeader(Schema):
     input: Input = Field(description="what the encoder reads; 'both' is [h_b, h_t] concatenated")
     activation: Literal["relu", "threshold", "topk"]
     k: int | None = Field(None, ge=1, description="for topk: latents kept per token")
-    ranking: str | None = Field(
-        None,
-        pattern=f"^{COLUMN_NAME}$",
-        description="the column that the order follows: falling, ties by index, NaN last; None: the stored order",
-    )
 
 
-class DirectionHeader(Schema):
+class DirectionHeader(Reordered):
     """Header of a `DirectionDiff`."""
 
     kind: Literal["direction"] = "direction"
     layer: int = Field(ge=0)
 
 
-class WeightHeader(Schema):
+class WeightHeader(Reordered):
     """Header of a `WeightDiff`."""
 
     kind: Literal["weight"] = "weight"
-    modules: tuple[Annotated[str, Field(max_length=200)], ...] = Field(description="in component order")
+    modules: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
+        (), description="of rank-one components, in component order"
+    )
+    parameters: tuple[tuple[Annotated[str, Field(max_length=200)], ...], ...] = Field(
+        (), description="of whole components: the parameters whose full difference each adds"
+    )
 
 
 class OutputHeader(Schema):
@@ -193,7 +207,7 @@ class DictionaryDiff(DiffBase):
             _check_tensor(f"columns.{name}", column, (n,), finite=False)
             if bool(column.isinf().any()):
                 raise DiffError(f"columns.{name}: holds infinite values; NaN says that there is none")
-        if self.ranking is not None and self.ranking not in self.columns:
+        if self.ranking is not None and self.ranking not in (*self.columns, *ENGINE_COLUMNS):
             raise DiffError(f"ranking: there is no column {self.ranking!r}")
         _check_order(self.order, n)
         if self.group is not None and (self.group.shape != (n,) or self.group.dtype != torch.int64):
@@ -217,6 +231,8 @@ class DirectionDiff(DiffBase):
     bias: Tensor  # [d]
     constant: Tensor | None = None  # [n]
     positions: Tensor | None = None  # [n] int64: the token position it holds at, -1 for all
+    order: Tensor | None = None  # [n] int64, a permutation: most changed first; None: as they are listed
+    ranking: str | None = None  # the column that `order` follows, where the engine ranked them
 
     @property
     def n_components(self) -> int:
@@ -235,31 +251,53 @@ class DirectionDiff(DiffBase):
             raise DiffError("directions: rows must have unit norm; put the size into `constant` or `centre`")
         if self.positions is not None and (self.positions.shape != (n,) or self.positions.dtype != torch.int64):
             raise DiffError(f"positions: needs {n} int64 entries")
+        if self.order is not None:
+            _check_order(self.order, n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightDiff(DiffBase):
-    """Rank-one components sigma u v^T of the parameter difference W_tuned - W_base of named linear modules.
+    """Components of the parameter difference, all of one of two kinds.
 
-    Component i belongs to ``modules[i]``; its activity is sigma_i (v_i . x_in) at that module of the tuned model.
+    Rank-one components sigma u v^T of W_tuned - W_base [d_out, d_in] of named linear modules: component i belongs to
+    ``modules[i]``; its activity is sigma_i (v_i . x_in) at that module of the tuned model.
+
+    Whole components: component i adds sigma_i times the full difference of the parameters ``parameters[i]`` (names as
+    in ``named_parameters()`` of the models), which the engine reads from the two models itself. It is a change of many
+    directions at once, so it has no per-token activity and is compared with no budget of directions.
     """
 
     kind: ClassVar[str] = "weight"
-    modules: tuple[str, ...]
     sigma: Tensor  # [n]
-    u: tuple[Tensor, ...]  # n of [d_out]
-    v: tuple[Tensor, ...]  # n of [d_in]
+    modules: tuple[str, ...] = ()
+    u: tuple[Tensor, ...] = ()  # n of [d_out]
+    v: tuple[Tensor, ...] = ()  # n of [d_in]
+    parameters: tuple[tuple[str, ...], ...] = ()
+    order: Tensor | None = None  # [n] int64, a permutation: most changed first; None: as they are listed
+    ranking: str | None = None  # the column that `order` follows, where the engine ranked them
 
     @property
     def n_components(self) -> int:
-        """Rank-one components."""
-        return len(self.modules)
+        """Rank-one or whole components."""
+        return len(self.parameters) if self.whole else len(self.modules)
+
+    @property
+    def whole(self) -> bool:
+        """Whether components are full differences of parameters."""
+        return bool(self.parameters)
 
     def _check(self, width: int, n_layers: int, vocabulary: int) -> None:
-        n = len(self.modules)
-        if len(self.u) != n or len(self.v) != n:
-            raise DiffError(f"u, v: need one vector for each of the {n} components")
+        if self.parameters and self.modules:
+            raise DiffError("modules, parameters: components are all of rank one or all whole, not both")
+        n, vectors = self.n_components, len(self.modules)
+        if len(self.u) != vectors or len(self.v) != vectors:
+            raise DiffError(f"u, v: need one vector for each of the {vectors} rank-one components")
         _check_tensor("sigma", self.sigma, (n,))
+        for index, names in enumerate(self.parameters):
+            if not names or len(set(names)) != len(names):
+                raise DiffError(f"parameters: component {index} names no parameter, or one twice")
+        if self.order is not None:
+            _check_order(self.order, n)
         for index, (u, v) in enumerate(zip(self.u, self.v, strict=True)):
             _check_tensor(f"u.{index}", u, (u.numel(),))
             _check_tensor(f"v.{index}", v, (v.numel(),))
@@ -297,6 +335,11 @@ def check_column_names(names: Iterable[str]) -> None:
             raise DiffError(f"columns: {one_line(repr(name), 90)} is no name; write a-z, 0-9 and _, at most 64 of them")
         if name in OWN_COLUMNS:
             raise DiffError(f"columns: {name!r} is a name that diffbench uses itself; choose another")
+
+
+def order_of(diff: DictionaryDiff | DirectionDiff | WeightDiff) -> Tensor:
+    """[n] int64: the components of a Diff, most changed first."""
+    return torch.arange(diff.n_components) if diff.order is None else diff.order
 
 
 def falling(column: Tensor) -> Tensor:

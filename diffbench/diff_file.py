@@ -9,11 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffbench.diff import (
+    ENGINE_COLUMNS,
     DictionaryDiff,
     DictionaryHeader,
     Diff,
@@ -22,10 +24,12 @@ from diffbench.diff import (
     DirectionHeader,
     OutputDiff,
     OutputHeader,
+    Reordered,
     WeightDiff,
     WeightHeader,
     check_column_names,
     falling,
+    order_of,
 )
 from diffbench.errors import DiffError
 from diffbench.exchange import HEADER, HEADER_BYTES, TENSOR_BYTES, TENSORS
@@ -84,20 +88,24 @@ def load_diff(folder: Path) -> Diff:
 
 
 def _header(diff: Diff) -> DictionaryHeader | DirectionHeader | WeightHeader | OutputHeader:
+    if isinstance(diff, OutputDiff):
+        return OutputHeader(score=diff.score, samples=diff.samples)
+    ranked = Reordered(ranking=diff.ranking, order=_order(diff)).model_dump()
     if isinstance(diff, DictionaryDiff):
-        return DictionaryHeader(
-            layer=diff.layer, input=diff.input, activation=diff.activation, k=diff.k, ranking=diff.ranking
-        )
+        return DictionaryHeader(layer=diff.layer, input=diff.input, activation=diff.activation, k=diff.k, **ranked)
     if isinstance(diff, DirectionDiff):
-        return DirectionHeader(layer=diff.layer)
-    if isinstance(diff, WeightDiff):
-        return WeightHeader(modules=diff.modules)
-    return OutputHeader(score=diff.score, samples=diff.samples)
+        return DirectionHeader(layer=diff.layer, **ranked)
+    return WeightHeader(modules=diff.modules, parameters=diff.parameters, **ranked)
+
+
+def _order(diff: DictionaryDiff | DirectionDiff | WeightDiff) -> tuple[int, ...] | None:
+    """The order of an engine's ranking, which the tensors do not hold: they stay as the method left them."""
+    return tuple(order_of(diff).tolist()) if diff.ranking in ENGINE_COLUMNS else None
 
 
 def _tensors(diff: Diff) -> dict[str, Tensor]:
     if isinstance(diff, WeightDiff):
-        named = {"sigma": diff.sigma}
+        named = {"sigma": diff.sigma} | ({} if diff.order is None else {"order": diff.order})
         for index, (u, v) in enumerate(zip(diff.u, diff.v, strict=True)):
             named |= {f"u.{index}": u, f"v.{index}": v}
         return named
@@ -114,28 +122,45 @@ def _build(document: DiffDocument, tensors: dict[str, Tensor], common: dict[str,
     if isinstance(header, WeightHeader):
         n = len(header.modules)
         expected = {"sigma"} | {f"{side}.{index}" for side in "uv" for index in range(n)}
-        _check_names(tensors, expected, expected)
+        _check_names(tensors, expected, expected | {"order"})
         u, v = (tuple(tensors[f"{side}.{index}"] for index in range(n)) for side in "uv")
-        return WeightDiff(modules=header.modules, sigma=tensors["sigma"], u=u, v=v, **common)
-    facts = header.model_dump(exclude={"kind"})
+        return WeightDiff(
+            modules=header.modules,
+            parameters=header.parameters,
+            sigma=tensors["sigma"],
+            u=u,
+            v=v,
+            order=_order_in(header, tensors),
+            ranking=header.ranking,
+            **common,
+        )
+    facts = header.model_dump(exclude={"kind", "order"})
     if isinstance(header, DictionaryHeader):
         kind = DictionaryDiff
         columns = {name[len(COLUMN) :]: tensors.pop(name) for name in sorted(tensors) if name.startswith(COLUMN)}
         check_column_names(columns)
         facts["columns"] = columns
-        if header.ranking is not None:
+        if header.order is not None:
+            tensors["order"] = torch.tensor(header.order, dtype=torch.int64)
+        elif header.ranking is not None:
             column = columns.get(header.ranking)
             if column is None or column.dim() != 1 or not column.is_floating_point():
                 raise DiffError(f"{HEADER}: ranking: there is no column {header.ranking!r} of numbers")
             tensors["order"] = falling(column)
     elif isinstance(header, DirectionHeader):
         kind = DirectionDiff
+        if (order := _order_in(header, tensors)) is not None:
+            tensors["order"] = order
     else:
         kind = OutputDiff
     known = {item.name for item in fields(kind) if "Tensor" in str(item.type) and item.name != "columns"}
     needed = {item.name for item in fields(kind) if str(item.type) == "Tensor"}
     _check_names(tensors, needed, known)
     return kind(**tensors, **facts, **common)  # type: ignore[no-any-return]
+
+
+def _order_in(header: Reordered, tensors: dict[str, Tensor]) -> Tensor | None:
+    return tensors.get("order") if header.order is None else torch.tensor(header.order, dtype=torch.int64)
 
 
 def _check_names(tensors: dict[str, Tensor], needed: set[str], known: set[str]) -> None:

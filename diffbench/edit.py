@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffbench import dictionary
-from diffbench.diff import DictionaryDiff, Diff, DirectionDiff
+from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, order_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,7 @@ class ActivationEdit:
 
     def order(self) -> Tensor:
         """[n] components, most changed first, as the Diff ranks them."""
-        if isinstance(self.diff, DictionaryDiff):
-            return self.diff.order
-        return torch.arange(self.diff.n_components)
+        return order_of(self.diff)
 
     def bias(self) -> Tensor:
         """[d]: what is added with no component: the point k = 0."""
@@ -61,6 +59,12 @@ class ActivationEdit:
         """[T, d]: some components, *replace* form, without bias."""
         if isinstance(self.diff, DictionaryDiff):
             return dictionary.added_by(self.diff, streams.h_b, streams.h_t, components)
+        return _along(self.diff, streams, components)
+
+    def additive(self, streams: Streams, components: Tensor) -> Tensor:
+        """[T, d]: some latents, *additive* form, without bias; of directions the same as `subset`."""
+        if isinstance(self.diff, DictionaryDiff):
+            return dictionary.added_additively(self.diff, streams.h_b, streams.h_t, components)
         return _along(self.diff, streams, components)
 
     def activity(self, streams: Streams) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffbench.causal import Arm, KLSums, kl_sums, none
+from diffbench.causal import KLSums, kl_sums
 from diffbench.controls import principal_directions
 from diffbench.corpus import STRATA, Corpus
 from diffbench.edit import ActivationEdit
@@ -21,6 +21,7 @@ from diffbench.harvest import harvest
 from diffbench.holdout import Holdout
 from diffbench.layer_rule import LEAST_FLOOR, choose_layer
 from diffbench.lora import idle_modules
+from diffbench.patching import Arm, none
 from diffbench.recipe import Gate, Recipe
 from diffbench.residual import Model
 from diffbench.truth import LEAST_PROBES, Stratum, Truth

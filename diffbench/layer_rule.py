@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from diffbench.causal import Arm, kl_sums, recovery, true_delta
+from diffbench.causal import kl_sums, recovery
 from diffbench.corpus import Corpus
+from diffbench.patching import Arm, true_delta
 from diffbench.residual import Model, blocks
 
 CEILING = 0.7

@@ -35,8 +35,8 @@ from torch import Tensor
 from diffbench.dictionary import difference_decoder, encode
 from diffbench.diff import DictionaryDiff, Diff, DirectionDiff
 from diffbench.edit import Streams, edit_of
+from diffbench.figure import Figure
 from diffbench.planted import CHANGED, Features, Kind, Planted, PlantedRows
-from diffbench.record import Figure
 from diffbench.truth import Schema
 
 LEAST_COSINE = sqrt(0.5)

@@ -21,6 +21,7 @@ from diffbench.base import Progress
 from diffbench.controls import principal_directions, random_dictionary
 from diffbench.diff import DictionaryDiff, Diff, DiffBase
 from diffbench.errors import OptionError, PluginError, UnknownName
+from diffbench.figure import Figure
 from diffbench.grid import split_row
 from diffbench.interval import mean_interval
 from diffbench.line import error_line, one_line
@@ -31,7 +32,6 @@ from diffbench.planted_pair import PlantedPair, feature_lens
 from diffbench.planted_score import PlantedScore, score_components, score_diff, true_components
 from diffbench.plugins import find_method, load_plugins
 from diffbench.ranking import NoRanking, ranked
-from diffbench.record import Figure
 from diffbench.seeds import derive
 from diffbench.tier import Tier
 from diffbench.truth import Schema

@@ -1,7 +1,6 @@
 """Record: what happened in one cell (organism x pair x method x seed). Knows nothing of models or torch.
 
-A score is a `Figure`: a number, or the reason why there is none. Nothing that failed, could not be asked or has no
-meaning ever becomes a number.
+Its scores are `diffbench.scores.Scores`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from diffbench.atomic import write_text
 from diffbench.errors import RecordError
+from diffbench.figure import Figure
 from diffbench.line import one_line
 from diffbench.recipe import Difficulty, Null, first_problem
+from diffbench.scores import Scores
 from diffbench.truth import Schema
 from diffbench.vocabulary import Vocabulary
 
@@ -26,132 +27,15 @@ Status = Literal["ok", "error", "not_applicable"]
 Versioned = TypeVar("Versioned", bound=Schema)
 
 
-class Figure(Schema):
-    """One measured number with its 95% interval, or the reason why there is none."""
-
-    state: Literal["ok", "none", "n/a", "undefined"] = Field(
-        description="none: asked, and there is none; n/a: the Diff cannot be asked this; "
-        "undefined: the quantity has no meaning here"
-    )
-    value: float | None = None
-    low: float | None = Field(
-        None, description="lower end of the 95% interval over documents or findings, where there is one"
-    )
-    high: float | None = None
-    reason: str | None = Field(None, max_length=500)
-
-    @model_validator(mode="after")
-    def _state_agrees(self) -> Self:
-        if (self.state == "ok") != (self.value is not None):
-            raise ValueError("a figure has a value exactly when its state is ok")
-        if self.state != "ok" and not self.reason:
-            raise ValueError("a figure without a value says why")
-        for number in (self.value, self.low, self.high):
-            if number is not None and not abs(number) < float("inf"):
-                raise ValueError("figures are finite")
-        return self
-
-    @classmethod
-    def of(cls, value: float, low: float | None = None, high: float | None = None) -> Figure:
-        """A measured number."""
-        return cls(state="ok", value=value, low=low, high=high)
-
-    @classmethod
-    def none(cls, reason: str) -> Figure:
-        """The question was asked, and the answer is that there is none."""
-        return cls(state="none", reason=reason)
-
-    @classmethod
-    def not_applicable(cls, reason: str) -> Figure:
-        """The Diff cannot be asked this."""
-        return cls(state="n/a", reason=reason)
-
-    @classmethod
-    def undefined(cls, reason: str) -> Figure:
-        """The quantity has no meaning on this pair."""
-        return cls(state="undefined", reason=reason)
-
-
-class BudgetPoint(Schema):
-    """R_hybrid at affected positions of the top ``k`` components of the Diff's order, and PCA's at the same k."""
-
-    k: int
-    r: Figure
-    r_pca: Figure
-    lift: Figure = Field(description="r - r_pca")
-    active_per_token: Figure = Field(description="mean number of the k components that are active at a position")
-
-
-class Recovery(Schema):
-    """Causal scores at the pair's layer: R = 1 - sum KL(p_tuned || p_E) / sum KL(p_tuned || p_none)."""
-
-    r_full: Figure = Field(description="R_hybrid of the full edit, all unmasked positions")
-    r_error: Figure = Field(description="R_hybrid of what the full edit leaves out")
-    r_full_affected: Figure
-    r_error_affected: Figure
-    r_bias_affected: Figure = Field(description="the point k = 0 of the budget curve: biases alone")
-    budgets: tuple[BudgetPoint, ...]
-    headline: Figure = Field(description="mean over the budgets of R at affected positions minus PCA's")
-
-
-class Fit(Schema):
-    """How well and how sparsely the Diff describes held-out activations."""
-
-    fve: Figure = Field(description="fraction of variance explained of the dictionary's own target")
-    fve_delta: Figure = Field(description="fraction of the variance of delta explained by the full edit")
-    l0: Figure = Field(description="mean active components per position")
-    dead_share: Figure = Field(description="share of components that never fire on held-out text")
-    n_components: int
-
-
-class Localisation(Schema):
-    """Does |activity| tell affected from near-miss probes?"""
-
-    auroc_first: Figure = Field(description="AUROC of the first finding, for the claim it fits best")
-    auroc_best10: Figure = Field(description="best AUROC among the first ten findings")
-    first_hit: Figure = Field(description="rank of the first finding with AUROC >= .9")
-    first_hit_shuffled: Figure = Field(description="the same, median over 100 shuffled rankings of all components")
-    n_affected: int
-    n_near_miss: int
-
-
-class DetectionScore(Schema):
-    """Interpretability of one finding by detection."""
-
-    rank: int
-    component: int
-    explanation: str
-    accuracy: Figure = Field(description="balanced accuracy on held-out contexts")
-
-
-class Interpretability(Schema):
-    """Can a judge who reads an explanation tell activating from other held-out contexts?"""
-
-    judge: str = Field(description="name and version of the judge that scored")
-    detection: Figure = Field(description="mean balanced accuracy over the first ten findings")
-    control: Figure = Field(description="the same for a random dictionary on the same split")
-    lift: Figure = Field(description="detection - control")
-    findings: tuple[DetectionScore, ...] = ()
-
-
-class Scores(Schema):
-    """All that a cell is scored by. Identical for the same inputs on the same machine."""
-
-    recovery: Recovery
-    fit: Fit
-    localisation: Localisation
-    interpretability: Interpretability
-    change_score: Figure
-    verdict: Literal["changed", "unchanged", "abstain"]
-    n_findings: int
-
-
 class LayerFacts(Schema):
     """What a layer's residual stream can carry, printed beside every row."""
 
     layer: int
     coverage: Figure = Field(description="KL(tuned || hybrid none) / KL(tuned || reference); may exceed 1")
     ceiling: Figure = Field(description="R_model of the layer's true delta")
+    ceiling_affected: Figure = Field(description="the same at affected positions")
+    necessity: Figure = Field(description="N of the layer's true delta, the ceiling of every necessity")
+    necessity_affected: Figure = Field(description="the same at affected positions")
 
 
 class PairFacts(Schema):
@@ -165,6 +49,7 @@ class PairFacts(Schema):
     kl_affected_share: Figure = Field(description="share of the KL mass at affected positions")
     trigger_rate: float = Field(description="share of unmasked positions that are affected")
     outlier_share: float = Field(description="share of positions masked for their norm")
+    outlier_norms: tuple[float, float] = Field(description="norms of h_b and h_t above which they are")
     harvest_dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the models computed the rows in")
     harvest_ratio: Figure = Field(
         Figure(state="n/a", reason="the models ran in float32; no other precision was asked for"),
@@ -175,6 +60,8 @@ class PairFacts(Schema):
     n_positions: int
     n_documents: int
     matmul: str = Field(description="float32 matmul setting of PyTorch, chosen after an error probe")
+    r_mean_delta: Figure = Field(description="R_hybrid of the mean difference, added everywhere: a control")
+    r_mean_delta_affected: Figure = Field(description="the same at affected positions")
     layers: tuple[LayerFacts, ...]
 
 
@@ -198,6 +85,8 @@ class Cell(Schema):
     method_version: int
     method_package: str = Field(description="distribution and version that brought the method")
     control: bool = Field(description="a pinned control row, no competitor")
+    baseline: bool = Field(False, description="a cheap baseline, over the best of which others show their lift")
+    changed: bool | None = Field(None, description="whether anything was changed on purpose; null: nobody knows")
     access: tuple[str, ...]
     seed: int
     options_passed: dict[str, Any]
@@ -245,10 +134,17 @@ class Timings(Schema):
     platform: str
 
 
+class Rescored(Schema):
+    """That the scores were made anew from the Diff that is kept, without running the method."""
+
+    from_key: str = Field(description="key of the record that the run of the method left")
+    pair: str = Field(description="SHA-256 of everything the pair followed from that the method ran on")
+
+
 class Record(Schema):
     """One cell: what was asked, what happened, what it cost."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     key: str = Field(description="SHA-256 of everything that can change the scores")
     fit: str | None = Field(None, description="SHA-256 of everything that can change the Diff; rankings share a fit")
     cell: Cell
@@ -258,6 +154,7 @@ class Record(Schema):
     hashes: Hashes
     pair: PairFacts
     scores: Scores | None = None
+    rescored: Rescored | None = Field(None, description="null: scored by the run that ran the method")
     timings: Timings
 
     @model_validator(mode="after")

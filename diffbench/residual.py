@@ -31,9 +31,20 @@ __all__ = [
     "final_gain",
     "find_tokenizer",
     "hidden",
-    "hidden_and_logits",
+    "hidden_from",
+    "hidden_layers",
 ]
-__all__ += ["last_logits", "load_model", "load_pair", "load_tokenizer", "logits", "logits_from", "outline", "pair_of"]
+__all__ += [
+    "last_logits",
+    "load_model",
+    "load_pair",
+    "load_tokenizer",
+    "logits",
+    "logits_from",
+    "outline",
+    "pair_of",
+    "unembed",
+]
 __all__ += ["vocabulary", "vocabulary_of", "width"]
 
 Dtype = Literal["float32", "bfloat16"]
@@ -141,18 +152,27 @@ def vocabulary_of(reference: Path, tuned: Path, *, base: Path | None = None) -> 
     return Vocabulary.common(word_rows(outline(reference, base=base)), word_rows(outline(tuned, base=base)))
 
 
-def pair_of(reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dtype = "float32") -> tuple[Model, Model]:
+def pair_of(
+    reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dtype = "float32", apart: bool = False
+) -> tuple[Model, Model]:
     """Two models to run one after the other, with no more than one of them in memory.
 
     A tuned folder that holds an adapter on the reference's own model gives one loaded model, on which the adapter is
     switched off and on; any other pair gives a `ModelFolder` each, and so does an adapter that leaves more than
     itself behind. Models with unequal vocabularies are cut to the words that they have in common.
 
+    Args:
+        reference: folder of the model of h_b.
+        tuned: folder of the model of h_t.
+        base: the base of adapters; None: the one that each names.
+        dtype: what is computed in.
+        apart: an adapter is merged into a base of its own, so that weights can be read and edited.
+
     Raises:
         CheckpointError: if an adapter does not fit its base.
     """
     words = vocabulary_of(reference, tuned, base=base)
-    if words.same and is_adapter(tuned) and not is_adapter(reference) and switchable(tuned):
+    if not apart and words.same and is_adapter(tuned) and not is_adapter(reference) and switchable(tuned):
         if base_folder(tuned, base).resolve() == reference.resolve():
             return toggled(_load_whole(reference, dtype).to(compute_device()), tuned)
     rows = None if words.same else words.rows
@@ -160,14 +180,14 @@ def pair_of(reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dt
 
 
 def load_pair(
-    reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dtype = "float32"
+    reference: Path, tuned: Path, *, base: Path | None = None, dtype: Dtype = "float32", apart: bool = False
 ) -> tuple[Model, Model]:
-    """Two models in memory at once; an adapter on the reference's own model shares its weights.
+    """Two models in memory at once; an adapter on the reference's own model shares its weights, unless they are apart.
 
     Raises:
         CheckpointError: if a folder holds no model.
     """
-    one, other = pair_of(reference, tuned, base=base, dtype=dtype)
+    one, other = pair_of(reference, tuned, base=base, dtype=dtype, apart=apart)
     return _in_memory(one), _in_memory(other)
 
 
@@ -211,22 +231,23 @@ def hidden(model: Model, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
     return kept[0].to(ids.device)
 
 
-def hidden_and_logits(model: Model, ids: Tensor, mask: Tensor, layers: list[int]) -> tuple[dict[int, Tensor], Tensor]:
-    """Residual streams [B, L, d] leaving each of ``layers``, and logits [B, L, V], from one forward pass."""
+def hidden_layers(model: Model, ids: Tensor, mask: Tensor, layers: list[int]) -> dict[int, Tensor]:
+    """Residual streams [B, L, d] leaving each of ``layers``, from one forward pass that ends with the highest."""
     kept: dict[int, Tensor] = {}
     handles = []
-    for layer in layers:
+    *lower, highest = sorted(layers)
+    for layer in lower:
 
         def keep(_module: nn.Module, _args: Any, output: Any, layer: int = layer) -> None:
             kept[layer] = _stream(output).to(ids.device)
 
         handles.append(blocks(model)[layer].register_forward_hook(keep))
     try:
-        found = logits(model, ids, mask)
+        kept[highest] = hidden(model, ids, mask, highest)
     finally:
         for handle in handles:
             handle.remove()
-    return kept, found
+    return kept
 
 
 def logits(model: Model, ids: Tensor, mask: Tensor) -> Tensor:
@@ -248,6 +269,25 @@ def logits_from(model: Model, ids: Tensor, mask: Tensor, layer: int, stream: Ten
     """
     with _continued(model, layer, stream):
         return logits(model, ids, mask)
+
+
+def hidden_from(model: Model, ids: Tensor, mask: Tensor, layer: int, stream: Tensor) -> Tensor:
+    """Residual stream [B, L, d] leaving the last block, of ``model`` continued from ``stream`` as in `logits_from`."""
+    last = len(blocks(model)) - 1
+    if layer == last:
+        return stream
+    with _continued(model, layer, stream):
+        return hidden(model, ids, mask, last)
+
+
+def unembed(model: Model, rows: Tensor) -> Tensor:
+    """Logits [T, V] of rows [T, d] of the stream leaving the last block: what is above it sees each position alone.
+
+    So the words of few positions can be computed, a few at a time, whatever the vocabulary.
+    """
+    ids = torch.zeros(len(rows), 1, dtype=torch.long, device=rows.device)
+    with _continued(model, len(blocks(model)) - 1, rows[:, None]):
+        return logits(model, ids, torch.ones_like(ids))[:, 0]
 
 
 def _run(model: Model, ids: Tensor, mask: Tensor, **more: Any) -> Any:

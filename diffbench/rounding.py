@@ -16,8 +16,8 @@ from torch import Tensor
 from diffbench.activations import Activations
 from diffbench.corpus import Corpus
 from diffbench.errors import OptionError
+from diffbench.figure import Figure
 from diffbench.harvest import harvest
-from diffbench.record import Figure
 from diffbench.residual import Dtype, Model
 
 LEAST_RATIO = 10.0

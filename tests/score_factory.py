@@ -17,8 +17,8 @@ from diffbench import build, comparison
 from diffbench.activations import Activations
 from diffbench.comparison import Comparison
 from diffbench.diff import Diff
+from diffbench.figure import Figure
 from diffbench.judge import Evidence, Explanation, Judge
-from diffbench.record import Figure
 from diffbench.residual import load_model, load_tokenizer
 from diffbench.score import Bench, score
 from diffbench.tier import Tier

@@ -14,12 +14,13 @@ from engine_factory import LAYERS, OUTLIER_WORD, dictionary_diff, labelled_corpu
 from test_dictionary import slow_added
 from torch import Tensor
 
-from diffbench import causal
-from diffbench.causal import Arm, KLSums, kl_sums, none, recovery, recovery_lift, true_delta
+from diffbench import causal, patching
+from diffbench.causal import KLSums, kl_sums, recovery, recovery_lift
 from diffbench.corpus import STRATA, Corpus
 from diffbench.edit import ActivationEdit
 from diffbench.errors import DiffError
 from diffbench.interval import ratio_interval
+from diffbench.patching import Arm, none, true_delta
 from diffbench.residual import hidden, logits_from
 from diffbench.truth import Stratum
 
@@ -30,9 +31,8 @@ FLOOR = 1e-9
 
 @lru_cache(maxsize=1)
 def corpus() -> Corpus:
-    """One batch for the engine, so that its medians are those of the whole; ragged, so that there is padding."""
+    """Ragged, so that there is padding."""
     found = labelled_corpus(260)
-    assert len(found) <= causal.BATCH_DOCUMENTS
     assert not found.mask.all()
     assert (found.ids == word(OUTLIER_WORD)).any()
     return found
@@ -104,7 +104,7 @@ def everything(h_b: Tensor, h_t: Tensor) -> Tensor:
 
 
 def assert_same(measured: KLSums, expected: Tensor) -> None:
-    torch.testing.assert_close(measured.sums, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(measured.sums[:, : len(STRATA)], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_corpus_has_outliers_and_every_stratum() -> None:
@@ -193,12 +193,13 @@ def test_masked_positions_take_the_tuned_stream_in_every_arm() -> None:
         return torch.zeros_like(rows.h_b)
 
     kl_sums(*small_pair(), corpus(), {"count": Arm(LAYER, count)})
-    assert seen == [sum(int(applies.sum()) for _, _, applies in streams(LAYER))]
-    assert seen[0] < corpus().n_tokens
+    # A document's last position predicts nothing, and nothing depends on it.
+    assert sum(seen) == sum(int(applies[:-1].sum()) for _, _, applies in streams(LAYER))
+    assert sum(seen) < corpus().n_tokens
 
 
 def test_padding_and_company_change_nothing() -> None:
-    plain = small_pair(0, outlier=False)  # outlier medians are per batch
+    plain = small_pair(0, outlier=False)  # outlier medians are those of the text
     arms = {"none": Arm(LAYER, none)}
     together = kl_sums(*plain, corpus(), arms)["none"].sums
     alone = torch.cat(
@@ -212,6 +213,7 @@ def test_small_batches_and_chunks_of_positions_change_nothing(monkeypatch: pytes
     arms = {"none": Arm(LAYER, none)}
     whole = kl_sums(*plain, corpus(), arms)["none"]
     monkeypatch.setattr(causal, "MOST_BYTES", 4 * 50 * 3)
+    monkeypatch.setattr(causal, "BATCH_TOKENS", 60)
     torch.testing.assert_close(kl_sums(*plain, corpus(), arms)["none"].sums, whole.sums, atol=1e-6, rtol=1e-5)
 
 
@@ -294,15 +296,10 @@ def test_the_floor_is_per_position_of_the_stratum_and_counts_as_noise() -> None:
         assert recovery_lift([arm], [rival], base, Stratum.affected, floor).state == state
 
 
-def test_outliers_are_looked_for_in_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def watch(h_b: Tensor, h_t: Tensor) -> Tensor:
-        seen.append((h_b, h_t))
-        return torch.zeros(len(h_b), dtype=torch.bool)
-
-    monkeypatch.setattr(causal, "outliers", watch)
+def test_outlier_limits_are_ten_medians_of_each_model_over_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patching, "BATCH_TOKENS", 60)
     reference, tuned = small_pair()
-    kl_sums(reference, tuned, corpus(), {"none": Arm(LAYER, none)})
-    for model, found in zip((reference, tuned), seen[0], strict=True):
-        torch.testing.assert_close(found, hidden(model, corpus().ids, corpus().mask, LAYER)[corpus().counts])
+    found = patching.outlier_limits(reference, tuned, corpus(), [0, LAYER])
+    for layer in (0, LAYER):
+        norms = [hidden(m, corpus().ids, corpus().mask, layer)[corpus().counts].norm(dim=1) for m in (reference, tuned)]
+        assert found[layer] == pytest.approx([10 * float(norm.median()) for norm in norms], rel=1e-5)

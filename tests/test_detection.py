@@ -18,9 +18,10 @@ from diffbench.detection import balanced_accuracy, detect_findings, mean_detecti
 from diffbench.diff import Finding
 from diffbench.errors import PluginError
 from diffbench.evidence import Contexts, sample_splits
+from diffbench.figure import Figure
 from diffbench.judge import Evidence, Excerpt, Explanation, Judge
 from diffbench.offline_judge import OfflineJudge
-from diffbench.record import DetectionScore, Figure
+from diffbench.scores import DetectionScore
 
 World = tuple[list[list[str]], Tensor]
 LOG = logging.getLogger(__name__)

@@ -19,11 +19,12 @@ from diffbench.canonical import digest
 from diffbench.comparison import control_inputs
 from diffbench.controls import random_dictionary
 from diffbench.diff import Finding
+from diffbench.figure import Figure
 from diffbench.judge import Judge
 from diffbench.offline_judge import OfflineJudge
-from diffbench.record import DetectionScore, Figure
 from diffbench.residual import load_model
 from diffbench.score import Bench, control_detection, score
+from diffbench.scores import DetectionScore
 from diffbench.seeds import derive
 
 pytest_plugins = ("score_factory",)

@@ -17,10 +17,10 @@ from diffbench.comparison import Comparison
 from diffbench.diff_file import load_diff
 from diffbench.errors import CheckpointError, DiffbenchError, OptionError, RecipeError, UnknownName
 from diffbench.exchange import assemble
+from diffbench.figure import Figure
 from diffbench.ordinary import GeneratedText
 from diffbench.own_pair import OwnPair
 from diffbench.recipe import Recipe, Source
-from diffbench.record import Figure
 from diffbench.residual import load_tokenizer
 from diffbench.score import NO_TRUTH, Bench, score
 from diffbench.text import Part

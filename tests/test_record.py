@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from record_factory import pair_facts, record, scores
 
 from diffbench.errors import RecordError
-from diffbench.record import RECORD_BYTES, Figure, Record, read_record
+from diffbench.figure import Figure
+from diffbench.record import RECORD_BYTES, Record, read_record
 
 
 @pytest.mark.parametrize(
@@ -88,8 +89,8 @@ def test_the_same_record_is_the_same_bytes(tmp_path: Path) -> None:
         ("[" * 100_000, "no readable JSON"),
         ("[]", "schema_version is None"),
         ("3", "schema_version is None"),
-        ('{"schema_version": 2}', "schema_version is 2, this diffbench reads 1"),
-        ('{"schema_version": 1}', "key: Field required"),
+        ('{"schema_version": 1}', "schema_version is 1, this diffbench reads 2"),
+        ('{"schema_version": 2}', "key: Field required"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, text: str, message: str) -> None:

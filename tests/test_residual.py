@@ -29,13 +29,15 @@ from diffbench.residual import (
     blocks,
     final_gain,
     hidden,
-    hidden_and_logits,
+    hidden_from,
+    hidden_layers,
     last_logits,
     load_model,
     load_pair,
     load_tokenizer,
     logits,
     logits_from,
+    unembed,
     vocabulary,
     width,
 )
@@ -100,8 +102,8 @@ def replaced(model: Any, ids: torch.Tensor, mask: torch.Tensor, layer: int, stre
 def test_putting_a_stream_back_changes_nothing_and_another_one_does(name: str) -> None:
     model, (ids, mask) = model_of(name), ragged()
     expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask]
-    streams, logits = hidden_and_logits(model, ids, mask, [0, 1, 2])
-    torch.testing.assert_close(logits[mask], expected)
+    streams = hidden_layers(model, ids, mask, [0, 1, 2])
+    torch.testing.assert_close(unembed(model, streams[2][mask]), expected)
     for layer in range(3):
         torch.testing.assert_close(hidden(model, ids, mask, layer), streams[layer])
         torch.testing.assert_close(
@@ -110,6 +112,8 @@ def test_putting_a_stream_back_changes_nothing_and_another_one_does(name: str) -
         moved = streams[layer] + torch.randn(16, generator=torch.Generator().manual_seed(1))
         continued = logits_from(model, ids, mask, layer, moved)[mask]
         torch.testing.assert_close(continued, replaced(model, ids, mask, layer, moved)[mask], atol=1e-5, rtol=1e-5)
+        rows = hidden_from(model, ids, mask, layer, moved)[mask]
+        torch.testing.assert_close(unembed(model, rows), continued, atol=1e-5, rtol=1e-5)
         assert (continued - expected).abs().max() > 1e-2
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask], expected)
 

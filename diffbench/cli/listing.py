@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 SCHEMAS = {
     "record": "diffbench.record:Record",
+    "scores": "diffbench.scores:Scores",
     "diff": "diffbench.diff:DiffDocument",
     "truth": "diffbench.truth:Truth",
     "gate": "diffbench.gate_report:GateReport",
     "recipe": "diffbench.recipe:Recipe",
     "fit": "diffbench.fits:FitFile",
     "latents": "diffbench.latent_row:LatentRow",
+    "consistency": "diffbench.agreement:ConsistencyFile",
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of", "pattern": "like"}
 

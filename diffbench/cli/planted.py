@@ -14,9 +14,9 @@ from diffbench.line import one_line
 from diffbench.table import count, number, precise
 
 if TYPE_CHECKING:
+    from diffbench.figure import Figure
     from diffbench.planted import PlantedParameters
     from diffbench.planted_trial import PlantedRow, PlantedSummary
-    from diffbench.record import Figure
 
 LEGEND = """\
 P R F1 @m   precision, recall and F1 of the first m components in the method's own order; a second component for the
