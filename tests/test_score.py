@@ -17,20 +17,20 @@ from score_factory import NO_CONTROL, TIER, Prepared, quiet
 
 from diffbench import cache, comparison
 from diffbench.activity import activity, streams
-from diffbench.causal import Arm, KLSums, kl_sums, none, recovery
+from diffbench.causal import KLSums, recovery, sweep
 from diffbench.comparison import Comparison, noise_floor
 from diffbench.controls import principal_directions
-from diffbench.corpus import Corpus, tokenise
+from diffbench.corpus import Corpus
 from diffbench.dictionary import added_by_all, reconstruction
-from diffbench.diff import DirectionDiff, Finding, OutputDiff
+from diffbench.diff import DirectionDiff, OutputDiff
 from diffbench.edit import ActivationEdit, Streams
 from diffbench.errors import BudgetExceeded, DiffError, OptionError
+from diffbench.figure import Figure
 from diffbench.findings import no_change
-from diffbench.localisation import auroc
-from diffbench.record import Figure
-from diffbench.score import _difference, _Explained, _probe_activity, check, score
-from diffbench.seeds import derive
-from diffbench.text import Document
+from diffbench.fit_score import Explained
+from diffbench.interpretability import _difference
+from diffbench.patching import Arm, none
+from diffbench.score import check, score
 from diffbench.tier import COMPONENT_BUDGETS
 from diffbench.truth import Stratum
 
@@ -155,36 +155,6 @@ def test_a_diff_of_another_layer_is_not_applicable(prepared: Prepared) -> None:
     assert f"is about layer {layer}" in found.recovery.r_full.reason
 
 
-def test_localisation_reads_the_last_position_of_each_probe(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = prepared.bench
-    monkeypatch.setattr(SCORE, "_interpret", lambda *_: None)
-    monkeypatch.setattr(SCORE, "Scores", lambda **parts: parts)
-    diff = replace(
-        dictionary_diff("tuned", "relu", layer=bench.comparison.facts().layer),
-        findings=(Finding(rank=1, component=3, score=1.0),),
-    )
-    found = score(bench, diff, 0, NO_CONTROL)["localisation"]  # type: ignore[index]
-
-    def by_hand(probes: Any) -> torch.Tensor:
-        values = []
-        for probe in probes:
-            corpus = tokenise([Document(probe.text)], bench.tokenizer, lambda _: Stratum.unrelated, max_tokens=99)
-            rows = corpus.mask.clone()
-            rows[0, :-1] = False
-            values.append(activity(diff, bench.reference, bench.tuned, corpus, rows).abs())
-        return torch.cat(values)
-
-    sets = (bench.truth.probes.affected, bench.truth.probes.near_miss)
-    affected, near_miss = (SCORE._probe_activity(bench, diff, probes) for probes in sets)
-    torch.testing.assert_close(affected, by_hand(sets[0]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(near_miss, by_hand(sets[1]), rtol=1e-4, atol=1e-5)
-    scores = auroc(affected, near_miss)  # of the engine's own values: prefixes in both sets tie but for rounding
-    assert found.auroc_first.value == pytest.approx(float(scores[3]), abs=1e-6)
-    assert (found.n_affected, found.n_near_miss) == (60, 60)
-
-
 def test_what_does_not_fit_is_refused(prepared: Prepared) -> None:
     with pytest.raises(DiffError, match="layer: 7"):
         check(dictionary_diff("delta", layer=7), prepared.bench.tuned, TIER)
@@ -226,7 +196,7 @@ def test_the_interval_of_a_lift_is_not_narrowed_by_the_ends_of_the_scale() -> No
 def test_explained_streams_to_the_same_number() -> None:
     draw = torch.Generator().manual_seed(0)
     x, hat = torch.randn(100, 5, generator=draw) + 1000, torch.randn(100, 5, generator=draw)
-    whole, parts = _Explained(), _Explained()
+    whole, parts = Explained(), Explained()
     whole.add(x, hat)
     for start in range(0, 100, 7):
         parts.add(x[start : start + 7], hat[start : start + 7])
@@ -237,7 +207,7 @@ def test_nothing_is_explained_of_what_varies_by_rounding_alone() -> None:
     h_b = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
     moved = torch.full_like(h_b, 0.1)
     for h_t, state in ((h_b, "undefined"), (h_b + moved, "undefined"), (h_b + moved * h_b, "ok")):
-        delta = _Explained()
+        delta = Explained()
         delta.add(h_t - h_b, moved)
         assert delta.figure(float(h_b.pow(2).sum())).state == state
 
@@ -295,7 +265,8 @@ def test_every_recovery_is_of_its_own_edit_and_positions(prepared: Prepared, mon
         "bias": lambda rows: edit.bias().expand_as(rows.h_b),
     }
     added = {name: Arm(edit.layer, what) for name, what in arms.items()}
-    kl = kl_sums(bench.reference, bench.tuned, bench.corpus("evaluation"), added)
+    limits = {edit.layer: bench.comparison.facts().outlier_norms}
+    kl = sweep(bench.reference, bench.tuned, bench.corpus("evaluation"), added, limits=limits).kl
     found = prepared.scores(edit.diff).recovery
     names = {"r_full": None, "r_error": None} | dict.fromkeys(
         ("r_full_affected", "r_error_affected", "r_bias_affected"), Stratum.affected
@@ -304,14 +275,14 @@ def test_every_recovery_is_of_its_own_edit_and_positions(prepared: Prepared, mon
     assert len({f"{value:.3f}" for value in expected.values()}) == len(expected)
     for name, value in expected.items():
         assert getattr(found, name).value == pytest.approx(value, rel=1e-4, abs=1e-5), name
-    monkeypatch.setattr(SCORE, "noise_floor", lambda noise: 1e9)
+    monkeypatch.setattr("diffbench.ground.noise_floor", lambda noise: 1e9)
     assert prepared.scores(edit.diff).recovery.r_full.state == "undefined"
 
 
 def test_fit_has_no_outliers_and_a_target_of_its_own(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = prepared.bench
     diff, corpus = dictionary_diff("tuned", layer=bench.comparison.facts().layer), bench.corpus("evaluation")
-    monkeypatch.setattr(SCORE, "outliers", lambda h_b, h_t: torch.arange(len(h_b)) % 3 == 0)
+    monkeypatch.setattr("diffbench.fit_score.outliers", lambda h_b, h_t: torch.arange(len(h_b)) % 3 == 0)
     fit = prepared.scores(diff).fit
     rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, diff.layer)
     kept = torch.arange(len(rows.h_b)) % 3 != 0
@@ -320,23 +291,3 @@ def test_fit_has_no_outliers_and_a_target_of_its_own(prepared: Prepared, monkeyp
     for figure, (target, hat) in ((fit.fve, own), (fit.fve_delta, delta)):
         expected = 1 - float((target - hat).double().var(0).sum() / target.double().var(0).sum())
         assert figure.value == pytest.approx(expected, rel=1e-4)
-
-
-def test_every_claim_is_located_by_its_own_probes_and_a_sign_says_nothing(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    truth = prepared.bench.truth
-    others = tuple(probe.model_copy(update={"claim": "other"}) for probe in truth.probes.near_miss)
-    probes = truth.probes.model_copy(update={"affected": truth.probes.affected + others})
-    claims = (*truth.claims, truth.claims[0].model_copy(update={"id": "other"}))
-    bench = replace(prepared.bench, truth=truth.model_copy(update={"claims": claims, "probes": probes}))
-    seen: list[Any] = []
-    monkeypatch.setattr(SCORE, "localise", lambda *passed: seen.append(passed) or prepared.scores)
-    monkeypatch.setattr(SCORE, "Scores", lambda **parts: parts)
-    diff = quiet(principal_directions(prepared.method_rows(), 3)[0])
-    score(bench, diff, 7, NO_CONTROL)
-    [(affected, near_miss, _, seed)] = seen
-    assert seed == derive(7, "shuffled rankings")
-    assert torch.equal(affected["swap"], _probe_activity(bench, diff, truth.probes.affected))
-    assert torch.equal(affected["other"], near_miss)
-    assert bool((near_miss >= 0).all()) and bool(near_miss.any())
