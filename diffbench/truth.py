@@ -79,6 +79,10 @@ class ProbeSets(Schema):
     near_miss: tuple[Probe, ...] = ()
     unrelated: tuple[Probe, ...] = ()
 
+    def of(self, claim: str) -> tuple[Probe, ...]:
+        """The affected probes of a claim, in order."""
+        return tuple(probe for probe in self.affected if probe.claim == claim)
+
 
 class Truth(Schema):
     """All that was changed on purpose in an organism, or that nothing was."""
