@@ -24,7 +24,7 @@ from diffbench.seeds import derive
 from diffbench.steering import BATCH_TOKENS, Speaker
 from diffbench.tally import Count, difference
 
-MOST_BYTES = 1 << 27
+MOST_BYTES = 1 << 26
 """Of logits at once."""
 BELOW_ONE = 1 - 2.0**-52
 
@@ -228,6 +228,8 @@ def swap(
     place: Place,
     sampling: Sampling,
     holds: Callable[[list[int]], bool],
+    *,
+    token: int | None = None,
     other: int | None = None,
 ) -> Swap:
     """Continue a text from one of its tokens, and from another token in its place (Aranguri, Drori & Nanda 2025).
@@ -238,21 +240,23 @@ def swap(
         place: the token after its position is swapped.
         sampling: how many continuations there are, and how they are drawn.
         holds: asked of the tokens after the swapped one, which itself is no part of them.
+        token: the one that is swapped; None: the text's own. In a text that the tuned model did not write, the tuned
+            model's most probable token is the one to ask about.
         other: the token that comes in; None: the reference's most probable one.
 
     Raises:
         OptionError, DiffError: as `rollouts`.
     """
-    tokens = (place.token, place.reference_top if other is None else other)
+    tokens = (place.token if token is None else token, place.reference_top if other is None else other)
     counts = []
-    for token in tokens:
-        if token in sampling.ends:
+    for begun in tokens:
+        if begun in sampling.ends:
             counts.append(Count(sampling.n * int(holds([])), sampling.n))
             continue
         context = corpus.rows(torch.tensor([place.document]))
         end = place.position + 2
         prompt = Corpus(*(getattr(context, name)[:, :end].clone() for name in Corpus.__slots__))
-        prompt.ids[0, -1] = token
+        prompt.ids[0, -1] = begun
         [said] = rollouts(speaker, prompt, sampling)
         counts.append(Count(sum(map(holds, said)), sampling.n))
     return Swap(*tokens, *counts)

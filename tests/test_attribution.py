@@ -175,6 +175,7 @@ def test_nothing_is_left_behind(sort: str, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RuntimeError, match="no slope"):
         attribute(diff, *pair("llama"), text, text.predicts)
     assert state(*pair("llama")) == before and torch.is_grad_enabled()
+    assert not any(parameter.requires_grad for model in pair("llama") for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("sort", SORTS)

@@ -242,6 +242,15 @@ def test_a_swap_counts_what_each_token_leads_to() -> None:
         share = float(probabilities(doubles("llama")[0], [*begin, token])[:30].sum())
         assert abs(count.hits / n - share) < 4 * (share * (1 - share) / n) ** 0.5
     assert found.difference.value == pytest.approx((found.swapped.hits - found.original.hits) / n)
+    ours = swap(
+        speaker(),
+        text,
+        place,
+        Sampling(new_tokens=1, n=n, seed=2),
+        lambda tokens: tokens[0] < 30,
+        token=place.tuned_top,
+    )
+    assert (ours.token, ours.other, ours.swapped) == (place.tuned_top, place.reference_top, found.swapped)
     low, high = wilson(found.original.hits, n)
     assert low < found.original.hits / n < high
 
