@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from diffbench.board import Board, Section
+from diffbench.figure import Figure
+from diffbench.layout import DETAILS, LAYOUT, cells_of, section_text
 from diffbench.line import one_line
-from diffbench.record import Figure
-from diffbench.summary import Row
-from diffbench.table import (
-    FULL_WIDTH,
-    LAYOUT,
-    Column,
-    cells_of,
-    escape_markdown,
-    markdown_table,
-    number,
-    precise,
-    share,
-    text_table,
-)
+from diffbench.summary import SECTION, Row
+from diffbench.table import FULL_WIDTH, Column, escape_markdown, markdown_table, number, precise, share
 
 LISTED = 50
 """Most problems that are listed in one place; the JSON has all of them."""
@@ -29,19 +20,29 @@ ORIGIN = "Written from records alone by `diffbench leaderboard build`."
 STATUS_WORDS = {"error": "error", "not_applicable": "not applicable"}
 
 
-def page(board: Board) -> str:
-    """The board as GitHub Markdown. All text of records is escaped."""
-    parts = ["# Leaderboard\n", escape_markdown(counts(board)) + f" {ORIGIN}\n"]
-    for section in board.sections:
+def page(board: Board, statistics: Sequence[str] = ()) -> str:
+    """The board as GitHub Markdown. All text of records is escaped.
+
+    Args:
+        board: what is shown.
+        statistics: parts of the document that speak of several organisms, before the tables of each.
+    """
+    parts = ["# Leaderboard\n", escape_markdown(counts(board)) + f" {ORIGIN}\n", *statistics]
+    for section, others in by_organism(board.sections):
         parts += [
             f"## {escape_markdown(heading(section))}\n",
             escape_markdown(facts(section)) + "\n",
             markdown_table(LAYOUT, cells_of(section.summary)),
+            "More scores of the same rows:\n",
+            markdown_table(DETAILS, cells_of(section.summary, DETAILS)),
             "What the layers can carry (coverage may exceed 1; the ceiling is R of a perfect edit there):\n",
             _layer_table(section),
         ]
-        if section.failures:
-            parts.append(_bullets("Cells without scores:", [failure(row) for row in section.failures]))
+        if others:
+            parts.append(f"{escape_markdown(_elsewhere(others))} Their rows are in the CSV and JSON.\n")
+        failed = _failures(section, others)
+        if failed:
+            parts.append(_bullets("Cells without scores:", failed))
     if board.damaged:
         parts.append(_bullets("## Damaged records", [problem(row) for row in board.damaged]))
     if board.unfinished:
@@ -52,16 +53,59 @@ def page(board: Board) -> str:
     return "\n".join([*parts, legend()])
 
 
-def text(board: Board, width: int = FULL_WIDTH) -> str:
-    """The board for a terminal of that width, without the legend."""
+def text(board: Board, width: int = FULL_WIDTH, details: bool = False) -> str:
+    """The board for a terminal of that width, without the legend; ``details``: the second table of every section."""
     parts = [counts(board) + "\n"]
-    for section in board.sections:
+    for section, others in by_organism(board.sections):
         about = textwrap.fill(facts(section), min(width, FULL_WIDTH), break_on_hyphens=False)
-        parts += [f"{heading(section)}\n{about}\n", text_table(section.summary, width)]
-        parts.append("".join(f"{failure(row)}\n" for row in section.failures[:LISTED]))
+        parts += [f"{heading(section)}\n{about}\n", section_text(section.summary, width, details)]
+        if others:
+            more = (
+                f"{_elsewhere(others)} All together: `diffbench leaderboard standings RUN`, and of nulls `detection`."
+            )
+            parts.append(textwrap.fill(more, min(width, FULL_WIDTH), break_on_hyphens=False) + "\n")
+        parts.append("".join(f"{line}\n" for line in _failures(section, others)[:LISTED]))
     parts.append("".join(f"damaged: {problem(row)}\n" for row in board.damaged[:LISTED]))
     parts.append("".join(f"unfinished: {problem(row)}\n" for row in board.unfinished[:LISTED]))
     return "\n".join(part for part in parts if part)
+
+
+def by_organism(sections: Sequence[Section]) -> list[tuple[Section, tuple[Section, ...]]]:
+    """Sections to show, each with those of the same organism at other seeds (``halfswap@7``), which are not shown.
+
+    Sixty nulls would bury what is to be read; their rows are in the data, and what they say together has tables.
+    """
+
+    def seed(section: Section) -> tuple[int, str]:
+        suffix = str(section.key["organism"]).partition("@")[2]
+        return len(suffix), suffix
+
+    kinds: dict[tuple[Any, ...], list[Section]] = {}
+    for section in sections:
+        kind = str(section.key["organism"]).partition("@")[0]
+        shared = (section.key[name] for name in SECTION if name not in ("organism", "setting"))
+        kinds.setdefault((kind, *shared), []).append(section)
+    found = []
+    for group in kinds.values():
+        first = min(group, key=seed).key["organism"]
+        shown = [section for section in group if section.key["organism"] == first]
+        others = tuple(section for section in sorted(group, key=seed) if section.key["organism"] != first)
+        found += [(section, others if section is shown[-1] else ()) for section in shown]
+    return found
+
+
+def _elsewhere(others: Sequence[Section]) -> str:
+    names = list(dict.fromkeys(str(section.key["organism"]) for section in others))
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    listed = ", ".join(names[:LISTED]) + more
+    return (
+        f"The same organism at other seeds: {listed}. All together: `diffbench leaderboard standings` and `detection`."
+    )
+
+
+def _failures(section: Section, others: Sequence[Section]) -> list[str]:
+    elsewhere = [f"{other.key['organism']}: {failure(row)}" for other in others for row in other.failures]
+    return [*(failure(row) for row in section.failures), *elsewhere]
 
 
 def counts(board: Board) -> str:
@@ -102,7 +146,8 @@ def facts(section: Section) -> str:
     return one_line(
         f"Layer {pair.layer} ({pair.layer_rule}): {carried}. "
         f"KL to {key['reference']} {_figure(pair.kl, precise)} nats (noise {pair.kl_noise:.2g}; "
-        f"share at affected positions: {_figure(pair.kl_affected_share, share)}); affected are "
+        f"share at affected positions: {_figure(pair.kl_affected_share, share)}); the mean difference alone recovers "
+        f"{_figure(pair.r_mean_delta_affected, number)} there; affected are "
         f"{share(pair.trigger_rate)} of {pair.n_positions:,} positions in {pair.n_documents:,} documents; "
         f"{share(pair.outlier_share)} are masked as outliers. "
         f"Tier {key['tier']}: {budget.tokens:,} tokens, {budget.components:,} components, {budget.seconds:,.0f} s; "
@@ -122,7 +167,7 @@ def problem(row: Row) -> str:
 
 def legend() -> str:
     """What the columns of the table mean."""
-    lines = [f"- **{column.head}**: {column.legend}\n" for column in LAYOUT]
+    lines = [f"- **{column.head}**: {column.legend}\n" for column in (*LAYOUT, *DETAILS[1:])]
     states = (
         "- **none**: asked, and there is none. **n/a**: the method cannot be asked this. "
         "**undef.**: the quantity has no meaning on this pair. "
@@ -133,7 +178,7 @@ def legend() -> str:
 
 
 def _layer_table(section: Section) -> str:
-    columns = [Column(head, lambda row: "", "") for head in ("layer", "coverage", "ceiling", "")]
+    columns: list[Column[None]] = [Column(head, lambda row: "", "") for head in ("layer", "coverage", "ceiling", "")]
     cells = [
         [
             str(layer.layer),

@@ -9,62 +9,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from diffbench.canonical import digest
+from diffbench.figure import Figure
 from diffbench.line import one_line
-from diffbench.record import Figure, Record
+from diffbench.record import Record
+from diffbench.score_columns import FIGURES, Column, Kind, at, parts
 from diffbench.table import plain
 from diffbench.tier import COMPONENT_BUDGETS
 
-Kind = Literal["text", "json", "int", "number", "flag", "figure"]
+__all__ = ["CELL", "COLUMNS", "FIGURES", "Column", "dictionary", "filled", "instant", "rows"]
+
 DTYPES = {"text": "string", "json": "string", "int": "Int64", "number": "Float64", "flag": "boolean"}
 LARGEST_INT = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One documented quantity; ``better`` is higher_is_better, None where neither direction is."""
-
-    name: str
-    kind: Kind
-    description: str
-    get: Callable[[Record], Any]
-    unit: str = ""
-    better: bool | None = None
-
-
-def at(path: str) -> Callable[[Record], Any]:
-    """Reads a dotted path; None where a part of it is absent."""
-    names = path.split(".")
-
-    def read(record: Record) -> Any:
-        value: Any = record
-        for name in names:
-            value = None if value is None else getattr(value, name)
-        return value
-
-    return read
-
-
-def _budget(k: int, name: str) -> Callable[[Record], Any]:
-    def read(record: Record) -> Any:
-        points = record.scores.recovery.budgets if record.scores else ()
-        return next((getattr(point, name) for point in points if point.k == k), None)
-
-    return read
-
-
-def _layer(name: str) -> Callable[[Record], Any]:
-    def read(record: Record) -> Any:
-        layers = record.pair.layers
-        return next((getattr(facts, name) for facts in layers if facts.layer == record.pair.layer), None)
-
-    return read
+BY_HAND = "chosen by hand"
+"""The layer rule of an override, which is a track of its own."""
 
 
 def setting(record: Record) -> str:
@@ -73,10 +36,25 @@ def setting(record: Record) -> str:
     return digest(plain([hashes, record.pair.layer, record.pair.layer_rule, record.budget.model_dump()]))[:8]
 
 
+def terms(record: Record) -> str:
+    """What has to be equal for cells of different pairs to be pooled: rule of the layer, budget, scoring code."""
+    pair = record.pair
+    layer = f"layer {pair.layer}" if pair.layer_rule == BY_HAND else "by rule"
+    return digest(plain([layer, record.budget.model_dump(), record.hashes.score_code]))[:8]
+
+
 def variant(record: Record) -> str:
     """What has to be equal for two records to differ in nothing but their seed."""
     cell = record.cell
     return digest(plain([cell.row, cell.method_version, cell.method_package, cell.options]))[:8]
+
+
+def _above(k: int) -> Callable[[Record], Any]:
+    def read(record: Record) -> Any:
+        points = record.scores.recovery.budgets if record.scores else ()
+        return next((point.above_noise for point in points if point.k == k), None)
+
+    return read
 
 
 CELL = (
@@ -86,12 +64,14 @@ CELL = (
     Column("family", "text", "family of the organism; empty for a pair of one's own", at("cell.family")),
     Column("training", "text", "how the tuned model was made", at("cell.training")),
     Column("null_class", "text", "class of an organism that lacks the intended change", at("cell.null_class")),
+    Column("changed", "flag", "whether anything was changed on purpose; null: nobody knows", at("cell.changed")),
     Column("difficulty_axis", "text", "what the organism's ladder varies", at("cell.difficulty.axis")),
     Column("difficulty_level", "text", "its level on the ladder", at("cell.difficulty.level")),
     Column("reference", "text", "what the tuned model is compared with: base or control", at("cell.reference")),
     Column("tier", "text", "the budget that all methods of a table share", at("cell.tier")),
     Column("judge", "text", "who explained and detected", at("cell.judge")),
     Column("setting", "text", "digest of pair, layer, budget and scoring code; rows compare within one", setting),
+    Column("terms", "text", "digest of layer rule, budget and scoring code; pairs are pooled within one", terms),
     Column("row", "text", "what tables call it: the method, or method@ranking", at("cell.row")),
     Column("method", "text", "name of the method", at("cell.method")),
     Column("ranking", "text", "column that latents were ordered by; null: the method's order", at("cell.ranking")),
@@ -99,6 +79,7 @@ CELL = (
     Column("method_package", "text", "distribution that brought it", at("cell.method_package")),
     Column("variant", "text", "digest of row, version and resolved options; seeds are averaged in one", variant),
     Column("control", "flag", "a pinned control row, no competitor", at("cell.control")),
+    Column("baseline", "flag", "a cheap baseline, a trivial row that others are compared with", at("cell.baseline")),
     Column("access", "text", "what the method declared to touch", lambda r: ", ".join(sorted(r.cell.access))),
     Column("seed", "int", "the method's seed", at("cell.seed")),
     Column("options_passed", "json", "options as passed", at("cell.options_passed")),
@@ -108,111 +89,25 @@ CELL = (
     Column("key", "text", "SHA-256 of everything that can change the scores", at("key")),
 )
 
-FIGURES = (
-    Column(
-        "headline",
-        "figure",
-        "mean over the budgets of R at affected positions minus PCA's",
-        at("scores.recovery.headline"),
-        "share of KL",
-        True,
-    ),
-    *(
-        Column(f"{stem}_at_{k}", "figure", f"{text} at {k} components", _budget(k, name), unit, better)
-        for k in COMPONENT_BUDGETS
-        for stem, text, name, unit, better in (
-            ("r", "R at affected positions", "r", "share of KL", True),
-            ("pca", "R of PCA of the differences at affected positions", "r_pca", "share of KL", None),
-            ("lift", "R at affected positions minus PCA's", "lift", "share of KL", True),
-            ("active", "components of the set active per position", "active_per_token", "components", None),
-        )
-    ),
-    Column(
-        "r_full", "figure", "R of the full edit; unmatched in budget", at("scores.recovery.r_full"), "share of KL", True
-    ),
-    Column("r_error", "figure", "R of what the full edit omits", at("scores.recovery.r_error"), "share of KL", False),
-    Column(
-        "r_full_affected",
-        "figure",
-        "r_full at affected positions",
-        at("scores.recovery.r_full_affected"),
-        "share of KL",
-        True,
-    ),
-    Column(
-        "r_error_affected",
-        "figure",
-        "r_error at affected positions",
-        at("scores.recovery.r_error_affected"),
-        "share of KL",
-        False,
-    ),
-    Column(
-        "r_bias_affected",
-        "figure",
-        "R of the biases alone at affected positions",
-        at("scores.recovery.r_bias_affected"),
-        "share of KL",
-    ),
-    Column("fve", "figure", "variance explained of the dictionary's own target", at("scores.fit.fve"), "share", True),
-    Column("fve_delta", "figure", "variance of delta explained", at("scores.fit.fve_delta"), "share", True),
-    Column("l0", "figure", "mean active components per position", at("scores.fit.l0"), "components", False),
-    Column("dead_share", "figure", "components that never fire", at("scores.fit.dead_share"), "share", False),
-    Column("auroc_first", "figure", "AUROC of the first finding", at("scores.localisation.auroc_first"), "AUROC", True),
-    Column(
-        "auroc_best10", "figure", "best AUROC of ten findings", at("scores.localisation.auroc_best10"), "AUROC", True
-    ),
-    Column("first_hit", "figure", "first finding with AUROC >= .9", at("scores.localisation.first_hit"), "rank", False),
-    Column(
-        "first_hit_shuffled",
-        "figure",
-        "the same, median over shuffled rankings",
-        at("scores.localisation.first_hit_shuffled"),
-        "rank",
-    ),
-    Column(
-        "detection",
-        "figure",
-        "balanced accuracy of the judge, first ten findings",
-        at("scores.interpretability.detection"),
-        "accuracy",
-        True,
-    ),
-    Column(
-        "detection_control",
-        "figure",
-        "the same for a random dictionary",
-        at("scores.interpretability.control"),
-        "accuracy",
-    ),
-    Column(
-        "detection_lift",
-        "figure",
-        "detection minus its control",
-        at("scores.interpretability.lift"),
-        "accuracy",
-        True,
-    ),
-    Column("change_score", "figure", "how much changed, says the method", at("scores.change_score")),
-    Column("kl", "figure", "mean KL(tuned || reference)", at("pair.kl"), "nats"),
-    Column("kl_affected", "figure", "mean KL at affected positions", at("pair.kl_affected"), "nats"),
-    Column("kl_affected_share", "figure", "KL mass at affected positions", at("pair.kl_affected_share"), "share"),
-    Column(
-        "coverage",
-        "figure",
-        "KL(tuned || hybrid none) / KL(tuned || reference), may exceed 1",
-        _layer("coverage"),
-        "ratio",
-    ),
-    Column("ceiling", "figure", "R_model of the layer's true delta", _layer("ceiling"), "share of KL"),
-)
-
 FACTS = (
     Column("verdict", "text", "changed, unchanged or abstain", at("scores.verdict")),
     Column("n_findings", "int", "findings", at("scores.n_findings"), "findings"),
     Column("n_components", "int", "components of the Diff", at("scores.fit.n_components"), "components"),
     Column("n_affected", "int", "affected probes", at("scores.localisation.n_affected"), "probes"),
     Column("n_near_miss", "int", "near-miss probes", at("scores.localisation.n_near_miss"), "probes"),
+    Column("n_contexts", "int", "contexts of the KL attribution", at("scores.attribution.n_contexts"), "contexts"),
+    Column("n_claims", "int", "claims of the Truth", at("scores.claims.n_claims"), "claims"),
+    Column("claims_found", "json", "ids of those that were found", at("scores.claims.found")),
+    *(
+        Column(f"above_noise_at_{k}", "flag", f"whether r_at_{k} lies above the interval of noise_at_{k}", _above(k))
+        for k in COMPONENT_BUDGETS
+    ),
+    Column("curve", "json", "R at affected positions by number of components", parts("scores.recovery.curve")),
+    Column("strata", "json", "R and share of the KL by stratum", parts("scores.recovery.strata")),
+    Column("sets", "json", "R of the latents under a bound on |nu|", parts("scores.recovery.sets")),
+    Column("behaviour_claims", "json", "installed and removed, by claim", parts("scores.behaviour.claims")),
+    Column("dose", "json", "installed and off-target KL by strength", parts("scores.behaviour.dose")),
+    Column("separation", "json", "what goes with a claim's components", parts("scores.disentangling.claims")),
     Column("missing", "text", "why figures are n/a or undefined", lambda r: _missing(r)),
     Column("layer", "int", "the layer that was scored", at("pair.layer"), "block, from 0"),
     Column("layer_rule", "text", "how it was chosen", at("pair.layer_rule")),
@@ -235,6 +130,7 @@ FACTS = (
     Column("started", "text", "UTC", at("timings.started")),
     Column("versions", "json", "packages", at("timings.versions")),
     Column("platform", "text", "machine and system", at("timings.platform")),
+    Column("score_code", "text", "SHA-256 of the scoring code", at("hashes.score_code")),
     Column("hashes", "json", "SHA-256 of what could change the numbers", lambda r: r.hashes.model_dump()),
 )
 

@@ -18,11 +18,11 @@ def t_quantile(freedom: int, level: float = 0.95) -> float:
     low, high = 0.0, 1e4
     for _ in range(200):
         middle = (low + high) / 2
-        low, high = (middle, high) if _central(middle, freedom) < level else (low, middle)
+        low, high = (middle, high) if t_central(middle, freedom) < level else (low, middle)
     return (low + high) / 2
 
 
-def _central(q: float, freedom: int) -> float:
+def t_central(q: float, freedom: int) -> float:
     """P(|T| <= q), by the finite sums over cos(theta) for integer degrees of freedom (Abramowitz & Stegun 26.7.3-4)."""
     theta = math.atan(q / math.sqrt(freedom))
     cosine, sine = math.cos(theta), math.sin(theta)

@@ -19,11 +19,11 @@ SECTION = ("organism", "organism_version", "reference", "tier", "judge", "settin
 """What the rows of one table share."""
 COSTS = ("method_seconds", "score_seconds", "harvest_seconds", "peak_memory_mb")
 OWN_TRACK = "training_data"
-_METHOD = ("row", "method", "ranking", "method_version", "variant", "control", "access")
+_METHOD = ("row", "method", "ranking", "method_version", "variant", "control", "baseline", "access")
 _DTYPES = {
     **{column.name: "Int64" for column in CELL if column.kind == "int"},
     **dict.fromkeys(("seeds", "seeds_ok"), "Int64"),
-    **dict.fromkeys(("control", "scored"), "boolean"),
+    **dict.fromkeys(("control", "baseline", "scored"), "boolean"),
     **{column.name + end: "Float64" for column in FIGURES for end in ("", "_low", "_high")},
     **dict.fromkeys(COSTS, "Float64"),
 }
@@ -88,7 +88,7 @@ def _summary_row(group: list[Row]) -> Row:
     unit = _unit(scored, len(group))
     result: Row = {name: group[0][name] for name in (*SECTION, *_METHOD)}
     result |= {
-        "label": _label(group[0]),
+        "label": label_of(group[0]),
         "status": status,
         "scored": bool(scored),
         "seeds": len(group),
@@ -142,7 +142,8 @@ def _over_seeds(values: list[float]) -> tuple[float | None, float | None]:
     return low, high
 
 
-def _label(row: Row) -> str:
+def label_of(row: Row) -> str:
+    """What tables call a row: its name and the options that were passed."""
     passed = str(row["options_passed"]).strip("{}").replace('"', "").replace(": ", "=")
     return clip(f"{row['row']} {passed}".strip(), LABEL_WIDTH - len(" #0000"))
 
@@ -166,6 +167,8 @@ def _notes(row: Row) -> str:
         parts.append("see below")
     else:
         parts.append(f"{row['seeds_ok']} of {seeds}" if row["status"] == "partial" else seeds)
+    if row["baseline"]:
+        parts.append("trivial")
     if OWN_TRACK in row["access"]:
         parts.append("own track")
     if row["scored"] and row["verdict"] != "changed":

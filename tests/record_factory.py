@@ -6,23 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from diffbench.canonical import digest
-from diffbench.record import (
-    Budget,
+from diffbench.figure import Figure
+from diffbench.record import Budget, Cell, Hashes, LayerFacts, PairFacts, Record, Timings
+from diffbench.run_folder import CELLS, RECORD_FILE, Provenance, RunFile, cell_folder_name, write_run_file
+from diffbench.scores import (
+    Attribution,
+    Behaviour,
     BudgetPoint,
-    Cell,
-    Figure,
+    ClaimBehaviour,
+    ClaimScores,
+    ClaimSeparation,
+    CurvePoint,
+    Direction,
+    Disentangling,
+    DosePoint,
     Fit,
-    Hashes,
     Interpretability,
-    LayerFacts,
     Localisation,
-    PairFacts,
-    Record,
     Recovery,
     Scores,
-    Timings,
+    SetScore,
+    StratumScore,
 )
-from diffbench.run_folder import CELLS, RECORD_FILE, Provenance, RunFile, cell_folder_name, write_run_file
 from diffbench.tier import COMPONENT_BUDGETS, TIERS
 
 CEILINGS = (0.50, 0.74, 0.90)
@@ -35,27 +40,118 @@ def figure(value: float, width: float | None = None) -> Figure:
     return Figure.of(value) if width is None else Figure.of(value, value - width, value + width)
 
 
-def scores(lift: float = 0.2, **changes: Any) -> Scores:
-    """Scores whose R is PCA's plus ``lift`` at every budget; ``changes`` replace parts by name, e.g. ``fve=``."""
-    budgets = tuple(
+BLOCKS = {
+    "recovery": Recovery,
+    "behaviour": Behaviour,
+    "disentangling": Disentangling,
+    "attribution": Attribution,
+    "fit": Fit,
+    "localisation": Localisation,
+    "direction": Direction,
+    "claims": ClaimScores,
+    "interpretability": Interpretability,
+}
+
+
+def budget_points(lift: float) -> tuple[BudgetPoint, ...]:
+    """R is PCA's plus ``lift`` at every budget."""
+    return tuple(
         BudgetPoint(
             k=k,
             r=figure(pca + lift),
             r_pca=figure(pca),
             lift=figure(lift, 0.05),
             active_per_token=figure(k / 2),
+            r_random=figure(0.05, 0.02),
+            r_noise=figure(-0.1, 0.04),
+            above_noise=pca + lift > -0.06,
+            r_model=figure(0.8 * (pca + lift)),
+            necessity=figure(0.7 * (pca + lift)),
         )
         for k, pca in zip(COMPONENT_BUDGETS, PCA, strict=True)
     )
-    parts: dict[str, Any] = {
+
+
+def scores(lift: float = 0.2, **changes: Any) -> Scores:
+    """Scores whose R is PCA's plus ``lift`` at every budget; ``changes`` replace parts by name, e.g. ``fve=``.
+
+    Where two blocks have a field of one name, the change is called ``<block>_<field>``, e.g. ``detection_lift``.
+    """
+    parts = {name: dict(fields) for name, fields in _parts(lift).items()}
+    top: dict[str, Any] = {"change_score": figure(0.04), "verdict": "changed", "n_findings": 10}
+    renamed = {"detection_lift": ("interpretability", "lift"), "disentangling_score": ("disentangling", "score")}
+    for name, value in changes.items():
+        if name in renamed:
+            block, field = renamed[name]
+            parts[block][field] = value
+            continue
+        home = next((part for part in parts.values() if name in part), top)
+        assert name in home, name
+        home[name] = value
+    return Scores(**{name: BLOCKS[name](**part) for name, part in parts.items()}, **top)
+
+
+def _parts(lift: float) -> dict[str, dict[str, Any]]:
+    mean = sum(PCA) / len(PCA) + lift
+    strata = ("all", "affected", "near_miss", "unrelated", "response_start", "response_rest", "template", "high_kl")
+    bounds = (0.1, 0.3, 0.6)
+    return {
         "recovery": {
             "r_full": figure(0.97),
             "r_error": figure(0.02),
             "r_full_affected": figure(0.98),
             "r_error_affected": figure(0.01),
             "r_bias_affected": figure(0.0),
-            "budgets": budgets,
+            "r_model": figure(0.7, 0.03),
+            "r_model_affected": figure(0.72),
+            "necessity": figure(0.65),
+            "necessity_affected": figure(0.66),
+            "budgets": budget_points(lift),
+            "budget_mean": figure(mean, 0.04),
             "headline": figure(lift, 0.05),
+            "curve": tuple(CurvePoint(k=k, r=figure(mean), active_per_token=figure(k / 2)) for k in (0, 1, 16)),
+            "area": figure(mean),
+            "strata": tuple(
+                StratumScore(
+                    stratum=name,
+                    positions=100,
+                    kl_share=figure(0.2),
+                    r_full=figure(0.9),
+                    r_error=figure(0.03),
+                    r_top=figure(mean),
+                )
+                for name in strata
+            ),
+            "sets": tuple(
+                SetScore(nu="nu_error", below=bound, n=9, replace=figure(0.6), additive=figure(0.1)) for bound in bounds
+            ),
+        },
+        "behaviour": {
+            "installed": figure(0.62, 0.1),
+            "removed": figure(0.41, 0.1),
+            "off_target_kl": figure(0.02),
+            "selectivity": figure(0.93),
+            "claims": (
+                ClaimBehaviour(
+                    claim="swap",
+                    n_probes=60,
+                    reference=figure(0.02),
+                    tuned=figure(0.5),
+                    installed=figure(0.62),
+                    removed=figure(0.41),
+                ),
+            ),
+            "dose": (DosePoint(strength=2.0, installed=figure(0.8), off_target_kl=figure(0.07)),),
+        },
+        "disentangling": {
+            "score": figure(0.55),
+            "claims": (ClaimSeparation(claim="swap", components=(3,), removed=figure(0.6), others=figure(0.05)),),
+        },
+        "attribution": {
+            "n_contexts": 32,
+            "cut_top": figure(0.5),
+            "cut_random": figure(0.02),
+            "agreement": figure(0.7),
         },
         "fit": {
             "fve": figure(0.91),
@@ -67,30 +163,37 @@ def scores(lift: float = 0.2, **changes: Any) -> Scores:
         "localisation": {
             "auroc_first": figure(0.93),
             "auroc_best10": figure(0.98),
+            "auroc_best10_shuffled": figure(0.71),
+            "ap_first": figure(0.9),
+            "precision_at_5": figure(0.6),
+            "precision_at_10": figure(0.4),
+            "precision_at_10_shuffled": figure(0.03),
             "first_hit": figure(1),
             "first_hit_shuffled": figure(37.5),
             "n_affected": 60,
             "n_near_miss": 60,
         },
+        "direction": {
+            "agreement_first": figure(0.8),
+            "agreement_best10": figure(0.9),
+            "agreement_best10_shuffled": figure(0.3),
+            "agreement_shuffled": figure(0.1),
+            "moved_found": figure(0.5),
+        },
+        "claims": {
+            "recall": figure(0.5),
+            "recall_direction": figure(0.25),
+            "over_listing": figure(0.6),
+            "found": ("swap",),
+            "n_claims": 2,
+        },
         "interpretability": {
             "judge": "ngram 1",
             "detection": figure(0.81),
             "control": figure(0.6),
+            "lift": figure(0.21, 0.08),
         },
     }
-    parts["interpretability"]["lift"] = changes.pop("detection_lift", figure(0.21, 0.08))
-    top: dict[str, Any] = {"change_score": figure(0.04), "verdict": "changed", "n_findings": 10}
-    for name, value in changes.items():
-        home = next((part for part in parts.values() if name in part), top)
-        assert name in home, name
-        home[name] = value
-    return Scores(
-        recovery=Recovery(**parts["recovery"]),
-        fit=Fit(**parts["fit"]),
-        localisation=Localisation(**parts["localisation"]),
-        interpretability=Interpretability(**parts["interpretability"]),
-        **top,
-    )
 
 
 def pair_facts(**changes: Any) -> PairFacts:
@@ -104,11 +207,21 @@ def pair_facts(**changes: Any) -> PairFacts:
         "kl_affected_share": figure(0.34),
         "trigger_rate": 0.031,
         "outlier_share": 0.001,
+        "outlier_norms": (90.0, 95.0),
         "n_positions": 4000,
         "n_documents": 120,
         "matmul": "highest",
+        "r_mean_delta": figure(0.12),
+        "r_mean_delta_affected": figure(0.2),
         "layers": tuple(
-            LayerFacts(layer=i, coverage=figure(0.9 + i / 10), ceiling=figure(ceiling))
+            LayerFacts(
+                layer=i,
+                coverage=figure(0.9 + i / 10),
+                ceiling=figure(ceiling),
+                ceiling_affected=figure(ceiling + 0.02),
+                necessity=figure(ceiling - 0.05),
+                necessity_affected=figure(ceiling - 0.04),
+            )
             for i, ceiling in enumerate(CEILINGS)
         ),
     }
@@ -230,22 +343,33 @@ def board_of_everything() -> list[Record]:
     return found
 
 
-def _output_scores() -> Scores:
-    names = ("r_full", "r_error", "r_full_affected", "r_error_affected", "r_bias_affected", "headline")
-    nothing = Figure.not_applicable("an OutputDiff has no edit")
-    budgets = tuple(
-        BudgetPoint(k=k, r=nothing, r_pca=figure(pca), lift=nothing, active_per_token=nothing)
-        for k, pca in zip(COMPONENT_BUDGETS, PCA, strict=True)
+RECOVERED = (
+    *("r_full", "r_error", "r_full_affected", "r_error_affected", "r_bias_affected", "r_model", "r_model_affected"),
+    *("necessity", "necessity_affected", "budget_mean", "headline", "area"),
+)
+CAUSAL = (*RECOVERED, "installed", "removed", "off_target_kl", "selectivity", "cut_top", "cut_random", "agreement")
+
+
+def no_points(nothing: Figure, pca: bool) -> tuple[BudgetPoint, ...]:
+    """Budgets at which nothing could be measured, but PCA's where ``pca``."""
+    points = budget_points(0.0)
+    gone = {name: nothing for name in BudgetPoint.model_fields if name not in ("k", "r_pca")} | {"above_noise": None}
+    return tuple(
+        BudgetPoint(k=point.k, r_pca=point.r_pca if pca else nothing, **gone)  # type: ignore[arg-type]
+        for point in points
     )
-    fit = {name: nothing for name in ("fve", "fve_delta", "l0", "dead_share")}
-    return scores(budgets=budgets, n_components=0, **dict.fromkeys(names, nothing), **fit)
+
+
+def _output_scores() -> Scores:
+    nothing = Figure.not_applicable("an OutputDiff has no edit")
+    empty = dict.fromkeys(("curve", "strata", "sets", "dose"), ())
+    names = (*CAUSAL, "fve", "fve_delta", "l0", "dead_share", "disentangling_score")
+    changes = {"n_components": 0, "n_contexts": 0, **empty}
+    budgets = no_points(nothing, pca=True)
+    return scores(budgets=budgets, **changes, **dict.fromkeys(names, nothing))
 
 
 def _undefined_scores() -> Scores:
-    names = ("r_full", "r_error", "r_full_affected", "r_error_affected", "r_bias_affected", "headline")
     nothing = Figure.undefined("KL is under its noise floor")
-    budgets = tuple(
-        BudgetPoint(k=k, r=nothing, r_pca=nothing, lift=nothing, active_per_token=figure(1)) for k in COMPONENT_BUDGETS
-    )
     none = Figure.not_applicable("no finding reaches .9")
-    return scores(budgets=budgets, first_hit=none, **dict.fromkeys(names, nothing))
+    return scores(budgets=no_points(nothing, pca=False), first_hit=none, **dict.fromkeys(CAUSAL, nothing))

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 from record_factory import (
     ABSENT,
     board_of_everything,
@@ -25,12 +26,14 @@ from record_factory import (
     scores,
     write_run,
 )
+from study_factory import nulls, study
 
 from diffbench import board_page
 from diffbench.cli import main
 from diffbench.columns import COLUMNS, dictionary
+from diffbench.figure import Figure
 from diffbench.leaderboard import build, collect, document, rows, summary
-from diffbench.record import Figure, Record
+from diffbench.record import Record
 from diffbench.run_folder import CELLS, Run, read_run
 from diffbench.summary import plain_rows
 
@@ -60,11 +63,69 @@ def test_golden_files(tmp_path: Path) -> None:
         assert str(tmp_path) not in text
 
 
+def test_golden_page_of_several_organisms(tmp_path: Path) -> None:
+    methods = {"diff-sae": 0.3, "crosscoder-l1": 0.26, "pca": 0.05, "mean-difference": -0.2}
+    records = study(methods, families=4, organism_seeds=2, baselines=("pca", "mean-difference"))
+    records += nulls("diff-sae", "identity", [0.0] * 20) + nulls("pca", "identity", [0.001, None, 0.05])
+    records += nulls("diff-sae", "gauge", [2.0], verdicts="changed")
+    build([write_run(tmp_path / "study", records)], tmp_path / "out")
+    page = (tmp_path / "out" / "leaderboard.md").read_text(encoding="utf-8")
+    page = page[: page.index("\n## organism-0-0")]
+    if os.environ.get("DIFFBENCH_GOLDEN"):
+        (GOLDEN / "several.md").write_text(page, encoding="utf-8")
+    assert page == (GOLDEN / "several.md").read_text(encoding="utf-8")
+
+
+def test_of_an_organism_at_several_seeds_one_is_shown_and_all_failures(tmp_path: Path) -> None:
+    seeds = [f"halfswap{end}" for end in ("@10", "", "@9")]
+    records = [record(cell={"organism": name}) for name in seeds]
+    records.append(record("tied", status="error", reason="E: lost", cell={"organism": "halfswap@9"}))
+    board = collect([Run(Path("runs/demo"), run_file(), tuple(records), (), ())])
+    for page in (board_page.text(board), board_page.page(board)):
+        assert page.count("v1, tuned against base") == 1
+        assert "halfswap@9, halfswap@10" in page and "halfswap@9: tied seed 0" in page
+    assert len(document(board)["pairs"]) == 3
+
+
+def test_every_figure_of_the_scores_has_a_column() -> None:
+    """What is scored is in the data, whoever adds it: figures as columns, lists of parts as JSON."""
+    record_ = record()
+    assert record_.scores is not None
+    held = {id(figure): path for path, figure in figures_in(record_.scores)}
+    read = [column.get(record_) for column in COLUMNS]
+    missing = [path for each, path in held.items() if each not in map(id, read)]
+    assert not missing
+    lists = [path for path, part in fields_in(record_.scores) if isinstance(part, tuple) and path != "budgets"]
+    assert {path.rpartition(".")[2] for path in lists} <= {
+        *("curve", "strata", "sets", "claims", "dose", "found", "findings", "budgets")
+    }
+
+
+def fields_in(part: Any, path: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        found.append((f"{path}.{name}", value))
+        if isinstance(value, BaseModel) and not isinstance(value, Figure):
+            found += fields_in(value, f"{path}.{name}")
+    return found
+
+
+def figures_in(part: Any) -> list[tuple[str, Figure]]:
+    return [(path, value) for path, value in fields_in(part) if isinstance(value, Figure)]
+
+
 def test_every_column_is_read_and_described() -> None:
     everything = scores(
         **{name: figure(0.5, 0.1) for name in ("r_full", "fve", "auroc_first", "detection")}, fve_delta=ABSENT
     )
-    organism = {"organism_seed": 7, "family": "colour-swap", "training": "lora", "null_class": "control"}
+    organism = {
+        "organism_seed": 7,
+        "family": "colour-swap",
+        "training": "lora",
+        "null_class": "control",
+        "changed": False,
+    }
     organism |= {"difficulty": {"axis": "rank", "level": "full"}}
     frame = rows([record(scored=everything, reason="a remark", cell={"ranking": "energy"} | organism)])
     assert [name for name in frame.columns if frame[name].isna().all() and not name.endswith(("_low", "_high"))] == [
@@ -254,7 +315,7 @@ def test_duplicates_are_taken_once_and_stated(tmp_path: Path) -> None:
 def test_json_documents_its_columns(tmp_path: Path) -> None:
     build([damaged_run(tmp_path)], tmp_path / "out")
     data = json.loads((tmp_path / "out" / "leaderboard.json").read_text(), parse_constant=pytest.fail)
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert set(data["rows"][0]) == set(data["columns"])
     assert set(data["summary"][0]) <= set(data["columns"]) | set(data["summary_columns"])
     assert {entry["higher_is_better"] for entry in data["columns"].values()} == {True, False, None}
@@ -350,8 +411,10 @@ def test_command_show(tmp_path: Path) -> None:
     for text in ("oracle", "BudgetExceeded: 61.2 s of 60 s", "damaged: demo/cells/broken", str(run / CELLS)):
         assert text in done.stdout
     assert "\x1b" not in done.stdout
+    done = CliRunner().invoke(main, ["show", str(run), "--details"], env={"COLUMNS": "120"})
+    assert done.exit_code == 0 and "rand/noise" in done.stdout and "R@1 2 4 8" not in done.stdout
     done = CliRunner().invoke(main, ["show", str(run), "--json"])
-    assert json.loads(done.stdout)["schema_version"] == 1
+    assert json.loads(done.stdout)["schema_version"] == 2
 
 
 @pytest.mark.parametrize("arguments", [["show"], ["leaderboard", "build", "--out", "out"]])

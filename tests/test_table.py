@@ -10,10 +10,10 @@ import pytest
 from record_factory import board_of_everything, record, scores
 from rich.cells import cell_len
 
+from diffbench.layout import DETAILS, DETAILS_DROPPED, DROPPED, LAYOUT, section_text
 from diffbench.leaderboard import rows, summary, to_csv
 from diffbench.summary import plain_rows
 from diffbench.table import (
-    DROPPED,
     Column,
     clip,
     count,
@@ -24,7 +24,6 @@ from diffbench.table import (
     plain,
     precise,
     share,
-    text_table,
 )
 
 
@@ -98,7 +97,7 @@ def test_plain_names_are_left_as_they_are() -> None:
 
 
 def test_a_hostile_cell_does_not_break_the_grid() -> None:
-    columns = [Column("a", str, "", text=True), Column("b", str, "")]
+    columns: list[Column[object]] = [Column("a", str, "", text=True), Column("b", str, "")]
     table = markdown_table(columns, [["x | y \\| z\n|q|", "1"]])
     head, rule, line = table.splitlines()
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == head.count("|") == rule.count("|") == 3
@@ -133,17 +132,35 @@ def test_csv_of_a_hostile_record() -> None:
 
 def test_width() -> None:
     table = plain_rows(summary(rows(board_of_everything()[:-1])))
-    wide = text_table(table, 200)
+    wide = section_text(table, 200)
     assert all(head in wide.splitlines()[0] for head in DROPPED)
     for width in (40, 80, 100, 120):
-        lines = text_table(table, width).splitlines()
+        lines = section_text(table, width).splitlines()
         assert max(map(cell_len, lines)) <= width
         left_out = [line for line in lines if line.startswith("(too narrow for: ")]
         assert len(left_out) == (width < cell_len(wide.splitlines()[0]))
         assert len(lines) - len(left_out) == len(wide.splitlines())
-    heads = text_table(table, 80).splitlines()[0].split()
+    heads = section_text(table, 80).splitlines()[0].split()
     assert heads[0] == "method" and "lift" in heads and "R@1" in heads and heads[-1] == "notes"
     assert not any(head in heads for head in DROPPED)
+
+
+def test_every_column_may_be_dropped_in_a_known_order_and_is_explained() -> None:
+    for columns, dropped in ((LAYOUT, DROPPED), (DETAILS, DETAILS_DROPPED)):
+        heads = [column.head for column in columns]
+        assert len(set(heads)) == len(heads) and set(dropped) < set(heads)
+        assert all(column.legend for column in columns)
+
+
+def test_details_hold_the_rows_that_have_scores_in_any_width() -> None:
+    table = plain_rows(summary(rows(board_of_everything()[:-1])))
+    scored = [row["label"] for row in table if row["scored"]]
+    for width in (80, 120):
+        lines = section_text(table, width, details=True).splitlines()
+        assert max(map(cell_len, lines)) <= width
+        assert [line.split("  ")[0] for line in lines[1 : len(scored) + 1]] == scored
+    token_kl = next(line for line in lines if line.startswith("token-kl"))
+    assert "n/a" in token_kl and ".00" not in token_kl
 
 
 def test_clip_counts_terminal_cells() -> None:
@@ -153,7 +170,7 @@ def test_clip_counts_terminal_cells() -> None:
 
 def test_failed_rows_are_words_and_blanks() -> None:
     table = plain_rows(summary(rows(board_of_everything()[:-1])))
-    lines = {line.split()[0]: line for line in text_table(table, 200).splitlines()}
+    lines = {line.split()[0]: line for line in section_text(table, 200).splitlines()}
     assert lines["tied"].split() == ["tied", "ERROR", "12.5", "see", "below"]
     assert lines["stitching"].split() == ["stitching", "n/a", "12.5", "see", "below"]
     assert ".00" not in lines["token-kl"]
