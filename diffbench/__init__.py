@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffbench.activations import Activations
+    from diffbench.adapter import LowRank
     from diffbench.base import Base, BaseCard, EmbeddedBase, Progress
     from diffbench.controls import principal_directions, random_dictionary
     from diffbench.conversation import ChatTemplate, Turn, chat_template
@@ -43,15 +44,18 @@ if TYPE_CHECKING:
     from diffbench.options import BatchTopKOptions, DictionaryOptions, EitherOptions, L1Options
     from diffbench.organism import Example, Family, FamilyParameters, TrainingText
     from diffbench.pair import ModelPair
+    from diffbench.prediction import Predictions
     from diffbench.recipe import Mixture, Recipe
     from diffbench.record import Record
     from diffbench.seeds import derive
     from diffbench.text import Document, Part, Span
     from diffbench.training import train
     from diffbench.truth import Claim, Effect, Probe, ProbeSets, Trigger, Truth
+    from diffbench.weights import ROUNDING, WeightChange, factored_parts, principal_parts
 
 _MODULES = {
     "activations": "Activations",
+    "adapter": "LowRank",
     "base": "Base BaseCard EmbeddedBase Progress",
     "controls": "principal_directions random_dictionary",
     "conversation": "ChatTemplate Turn chat_template",
@@ -71,12 +75,14 @@ _MODULES = {
     "options": "BatchTopKOptions DictionaryOptions EitherOptions L1Options",
     "organism": "Example Family FamilyParameters TrainingText",
     "pair": "ModelPair",
+    "prediction": "Predictions",
     "recipe": "Mixture Recipe",
     "record": "Record",
     "seeds": "derive",
     "text": "Document Part Span",
     "training": "train",
     "truth": "Claim Effect Probe ProbeSets Trigger Truth",
+    "weights": "ROUNDING WeightChange factored_parts principal_parts",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
@@ -84,6 +90,7 @@ __version__: str
 
 __all__ = [
     "L1",
+    "ROUNDING",
     "AccessError",
     "Activations",
     "Base",
@@ -119,6 +126,7 @@ __all__ = [
     "Holdout",
     "Judge",
     "L1Options",
+    "LowRank",
     "Method",
     "MethodOptions",
     "Mixture",
@@ -128,6 +136,7 @@ __all__ = [
     "OutputDiff",
     "Part",
     "PluginError",
+    "Predictions",
     "Probe",
     "ProbeSets",
     "Progress",
@@ -142,6 +151,7 @@ __all__ = [
     "Truth",
     "Turn",
     "UnknownName",
+    "WeightChange",
     "WeightDiff",
     "WorkerError",
     "__version__",
@@ -149,12 +159,14 @@ __all__ = [
     "collect_probes",
     "derive",
     "describe",
+    "factored_parts",
     "fit_dictionary",
     "hookimpl",
     "interleave",
     "latent_columns",
     "no_change",
     "principal_directions",
+    "principal_parts",
     "random_dictionary",
     "read_dictionary",
     "relabelled",

@@ -12,11 +12,15 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffbench.errors import CheckpointError
 from diffbench.line import one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 NAMED_BASE = "base_model_name_or_path"
@@ -41,6 +45,25 @@ WORDS = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|embed_in|lm_head|embed_out)(\.base_layer|\.original_module|\.modules_to_save)?\.weight$"
 )
 """Names of embeddings that an adapter's file holds whole."""
+FACTOR = re.compile(r"\.lora_[AB]\.weight$")
+"""Names of the matrices that a plain LoRA adapter consists of."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What a plain LoRA adapter adds to the matrix of one module: scale * b @ a.
+
+    Attributes:
+        module: its name in the base model.
+        a: [r, d_in].
+        b: [d_out, r].
+        scale: alpha / r, or alpha / sqrt(r) where it is stabilised; negative where it is taken away.
+    """
+
+    module: str
+    a: Tensor
+    b: Tensor
+    scale: float
 
 
 def is_adapter(folder: Path) -> bool:
@@ -143,6 +166,24 @@ def merged(model: Any, folder: Path) -> Any:
         return attached.merge_and_unload().eval().requires_grad_(False)
     except Exception as error:
         raise CheckpointError(f"{folder}: the adapter cannot be merged: {one_line(error, 300)}") from None
+
+
+def low_rank(model: Any, folder: Path) -> tuple[LowRank, ...]:
+    """What an adapter adds to each module of ``model``, which cannot be used afterwards, in the model's order.
+
+    Raises:
+        CheckpointError: if the adapter does not fit, or is more than pairs of factors.
+    """
+    read_config(folder)
+    other = next((name for name in sorted(_shapes(folder)) if not FACTOR.search(name)), None)
+    if other is not None:
+        raise CheckpointError(f"the adapter is no plain LoRA: it holds {one_line(other, 200)}")
+    found = []
+    for name, module in _attach(model, folder).get_base_model().named_modules():
+        for adapter in getattr(module, "lora_A", ()):
+            a, b = (matrix[adapter].weight.detach().cpu() for matrix in (module.lora_A, module.lora_B))
+            found.append(LowRank(name, a, b, float(module.scaling[adapter])))
+    return tuple(found)
 
 
 def _untie(attached: Any) -> None:

@@ -40,6 +40,8 @@ def check_method(
 ) -> list[Check]:
     """Run a method class through the whole contract; every point is in the answer, in order.
 
+    A method that does not apply to a pair of whole models is tried on an adapter.
+
     Args:
         method: the class, as a plugin offers it.
         options: values for its ``Options``; strings are fine.
@@ -67,6 +69,11 @@ def check_method(
         report("making tiny pairs", 0.0)
         pair, twins = tiny_pair(folder / "pair"), tiny_pair(folder / "twins", identical=True)
         checks = run_checks(server, pair, twins, cls, resolved, folder / "out", report, files)
+        if checks[0].state == "unknown":
+            report("trying an adapter, since the method does not apply to a whole model", 0.0)
+            pair = tiny_pair(folder / "adapter", adapter=True)
+            twins = tiny_pair(folder / "adapter-twins", identical=True, adapter=True)
+            checks = run_checks(server, pair, twins, cls, resolved, folder / "out-adapter", report, files)
         return [Check(name="class", state="ok"), *checks]
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from diffbench.dictionary import difference_decoder
-from diffbench.diff import DictionaryDiff, DirectionDiff, Finding, Verdict
+from diffbench.diff import DictionaryDiff, DirectionDiff, Finding, WeightDiff, order_of
 from diffbench.lens import Words
+from diffbench.scores import Verdict
+from diffbench.weights import ROUNDING
 
 if TYPE_CHECKING:
     from diffbench.pair import ModelPair
@@ -20,22 +22,23 @@ MOST_FINDINGS = 50
 UNCHANGED_BELOW = 1e-8
 """Sum of ‖delta‖² over that of ‖h_b‖² under which two models are called the same: float32 rounding stays below it."""
 
-AnyActivationDiff = TypeVar("AnyActivationDiff", DictionaryDiff, DirectionDiff)
+Described = TypeVar("Described", DictionaryDiff, DirectionDiff, WeightDiff)
 
 
-def describe(diff: AnyActivationDiff, pair: ModelPair, scores: Tensor) -> AnyActivationDiff:
+def describe(diff: Described, pair: ModelPair, scores: Tensor) -> Described:
     """Add findings (the first components of the Diff's order with the tokens they move) and a verdict.
 
     Args:
-        diff: a Diff without findings.
+        diff: a Diff without findings; of weights one of rank-one components, with the relative size of the whole
+            weight difference as its change score.
         pair: for the logit lens and the activations.
         scores: [n], the importance by which the Diff is ordered.
     """
-    if isinstance(diff, DictionaryDiff):
-        order, vectors = diff.order, difference_decoder(diff)
-    else:
-        order, vectors = torch.arange(diff.n_components), diff.directions
-    findings = findings_of(order, vectors, scores, diff.layer, pair.logit_lens)
+    if isinstance(diff, WeightDiff):
+        changed = diff.change_score is not None and diff.change_score > ROUNDING
+        return replace(diff, findings=_of_modules(diff, pair, scores), verdict="changed" if changed else "unchanged")
+    vectors = difference_decoder(diff) if isinstance(diff, DictionaryDiff) else diff.directions
+    findings = findings_of(order_of(diff), vectors, scores, diff.layer, pair.logit_lens)
     return replace(diff, findings=findings, verdict=verdict(pair))
 
 
@@ -64,6 +67,24 @@ def findings_of(
             tokens_down=tuple(down),
         )
         for rank, (component, (up, down)) in enumerate(zip(order, tokens, strict=True), start=1)
+    )
+
+
+def _of_modules(diff: WeightDiff, pair: ModelPair, scores: Tensor) -> tuple[Finding, ...]:
+    order = order_of(diff)[:MOST_FINDINGS].tolist()
+    modules = [diff.modules[component] for component in order]
+    tokens = pair.read_out(modules, [diff.u[component] for component in order])
+    return tuple(
+        Finding(
+            rank=rank,
+            component=component,
+            layer=pair.layer_of(module),
+            module=module,
+            score=float(scores[component]),
+            tokens_up=tuple(up),
+            tokens_down=tuple(down),
+        )
+        for rank, (component, module, (up, down)) in enumerate(zip(order, modules, tokens, strict=True), start=1)
     )
 
 

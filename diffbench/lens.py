@@ -65,12 +65,20 @@ class Lens:
             for part in best:
                 part.add(part.vectors @ rows, ids)
         return [
-            (self._words(up), self._words(down))
+            (self.words(up), self.words(down))
             for part in best
             for up, down in zip(part.up_ids.tolist(), part.down_ids.tolist(), strict=True)
         ]
 
-    def _words(self, ids: list[int]) -> list[str]:
+    def strongest(self, logits: Tensor, top: int = TOP) -> Words:
+        """The ``top`` tokens that a change of the logits [V] promotes and those that it suppresses most."""
+        seen = logits[self.seen]
+        top = min(top, len(seen))
+        up, down = (self.seen[seen.topk(top, largest=largest).indices].tolist() for largest in (True, False))
+        return self.words(up), self.words(down)
+
+    def words(self, ids: list[int]) -> list[str]:
+        """Names of tokens, without the space before them."""
         for index in ids:
             if index not in self._names:
                 self._names[index] = self.tokenizer.decode([index]).strip()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -52,19 +54,46 @@ def tiny_model(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -> Lla
     return model
 
 
-def tiny_checkpoints(folder: Path, *, identical: bool = False) -> tuple[Path, Path]:
-    """Write two models to ``folder``: a reference, and the same with one matrix of block 0 moved (or nothing)."""
+def tiny_checkpoints(folder: Path, *, identical: bool = False, adapter: bool = False) -> tuple[Path, Path]:
+    """Write two models to ``folder``: a reference, and the same with one matrix of block 0 moved (or nothing).
+
+    Args:
+        folder: where to write.
+        identical: move nothing.
+        adapter: write the move as a LoRA adapter of rank one on the reference.
+    """
     reference, tuned = folder / "reference", folder / "tuned"
     model = tiny_model(tuned)
-    if not identical:
-        generator = torch.Generator().manual_seed(1)
-        moved = model.model.layers[LAYER].mlp.down_proj.weight
-        u, v = (torch.randn(size, generator=generator) for size in moved.shape)
+    generator = torch.Generator().manual_seed(1)
+    moved = model.model.layers[LAYER].mlp.down_proj.weight
+    u, v = (torch.randn(size, generator=generator) * (not identical) for size in moved.shape)
+    tiny_model(reference)
+    if adapter:
+        (tuned / "model.safetensors").unlink()
+        (tuned / "config.json").unlink()
+        _write_adapter(tuned, 0.05 * u, v)
+    elif not identical:
         with torch.no_grad():
             moved += 0.05 * torch.outer(u, v)
         model.save_pretrained(tuned)
-    tiny_model(reference)
     return reference, tuned
+
+
+def _write_adapter(folder: Path, u: torch.Tensor, v: torch.Tensor) -> None:
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 1,
+        "lora_alpha": 1,
+        "target_modules": rf".*\.{LAYER}\.mlp\.down_proj",
+        "base_model_name_or_path": "../reference",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    name = f"base_model.model.model.layers.{LAYER}.mlp.down_proj.lora_"
+    save_file(
+        {f"{name}A.weight": v[None].clone(), f"{name}B.weight": u[:, None].clone()},
+        folder / "adapter_model.safetensors",
+    )
 
 
 def tiny_texts(n_texts: int, n_words: int = 24, seed: int = 0) -> list[str]:
@@ -73,18 +102,19 @@ def tiny_texts(n_texts: int, n_words: int = 24, seed: int = 0) -> list[str]:
     return [" ".join(source.choices(WORDS, k=n_words)) for _ in range(n_texts)]
 
 
-def tiny_pair(folder: Path, *, identical: bool = False) -> Path:
+def tiny_pair(folder: Path, *, identical: bool = False, adapter: bool = False) -> Path:
     """Write what a method process gets of a tiny pair, and return that folder.
 
     Args:
         folder: where to write; it is made.
         identical: make the tuned model equal to the reference, as on a pair where nothing changed.
+        adapter: make the tuned model an adapter on the reference.
     """
     from diffbench.exchange import write_inputs
 
     inputs = folder / "in"
     with _quiet():
-        reference, tuned = tiny_checkpoints(folder / "models", identical=identical)
+        reference, tuned = tiny_checkpoints(folder / "models", identical=identical, adapter=adapter)
         write_inputs(inputs, reference, tuned, texts=tiny_texts(400), layer=LAYER)
     return inputs
 

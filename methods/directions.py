@@ -1,10 +1,11 @@
-"""Directions: the mean of the differences and their principal components.
+"""Directions: the mean of the differences, over all positions or at each of the first, and their principal components.
 
 What needs torch is imported where it runs, so that listing and resuming stay fast; a plugin need not do that.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffbench import Field, Method, MethodOptions
@@ -19,6 +20,7 @@ class MeanDifference(Method):
     name = "mean-difference"
     summary = "the mean of h_t - h_b over the text, added everywhere"
     reference = "Minder et al. 2025 (arXiv 2510.13900), averaged over all positions"
+    baseline = True
 
     def run(self, pair: ModelPair, ctx: Context) -> Diff:
         """The mean of delta as a single constant component."""
@@ -41,12 +43,70 @@ class MeanDifference(Method):
         return describe(diff, pair, torch.tensor([size]))
 
 
+class ActivationDifferenceLens(Method):
+    """The mean difference at each of the first positions, read with the logit lens."""
+
+    name = "activation-difference-lens"
+    summary = "the mean of h_t - h_b at each of the first token positions, read with the logit lens"
+    reference = "Minder et al. 2025 (arXiv 2510.13900)"
+    baseline = True
+
+    class Options(MethodOptions):
+        """Which positions."""
+
+        positions: int = Field(5, ge=1, le=1024, description="first token positions that count, one component each")
+        everywhere: bool = Field(
+            False,
+            description="also the mean over all positions, as one more component; at the first positions a full edit "
+            "then adds both",
+        )
+
+    def run(self, pair: ModelPair, ctx: Context) -> Diff:
+        """One constant component for each position, the longest first; its change score is the mean of their lengths.
+
+        Each length is relative to the mean of the norms of h_b at the position.
+        """
+        import torch
+
+        from diffbench import DirectionDiff, describe, no_change
+
+        activations = pair.activations()
+        centre = activations.load()[1].double().mean(dim=0)
+        means, places, shares = [], [], []
+        for position in activations.position.unique()[: self.options.positions].tolist():
+            base, delta = activations.rows((activations.position == position).nonzero().flatten())
+            means.append(delta.double().mean(dim=0))
+            places.append(position)
+            shares.append(float(means[-1].norm() / base.double().norm(dim=1).mean()))
+        if self.options.everywhere:
+            means.append(centre)
+            places.append(-1)
+        rows = torch.stack(means)
+        sizes = rows.norm(dim=1)
+        order = sizes.argsort(descending=True, stable=True)[: ctx.budget.components]
+        order = order[sizes[order] > 0]
+        if not len(order):
+            return replace(no_change(ctx.layer, pair.width), change_score=0.0)
+        lengths = sizes[order].float()
+        diff = DirectionDiff(
+            layer=ctx.layer,
+            directions=(rows[order] / sizes[order, None]).float(),
+            centre=centre.float(),
+            bias=torch.zeros(pair.width),
+            constant=lengths,
+            positions=torch.tensor(places)[order],
+            change_score=sum(shares) / len(shares),
+        )
+        return describe(diff, pair, lengths)
+
+
 class Pca(Method):
     """Principal directions of the differences."""
 
     name = "pca"
     summary = "principal directions of h_t - h_b around its mean"
     reference = "the baseline of every budget curve"
+    baseline = True
 
     class Options(MethodOptions):
         """How many directions."""

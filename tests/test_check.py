@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from diffbench import OptionError, check, testing, tiny
 from diffbench.cell import method_server
 from diffbench.check import Check
+from diffbench.residual import load_model
 from diffbench.worker import WorkServer
 
 SOURCE = """
@@ -179,6 +181,14 @@ def test_the_contract_as_a_plugin_author_tests_it(bench: Bench) -> None:
         testing.check_method(bench.module.Good, size=-1)
 
 
+def test_a_method_for_adapters_alone_is_tried_on_one() -> None:
+    from diffbench.plugins import find_method
+
+    points = {point.name: point for point in check.check_method(find_method("lora-directions"))}
+    assert {name for name, point in points.items() if point.state != "ok"} <= {"network"}, points
+    assert points["diff"].detail == "weight, 1 components"
+
+
 def test_what_is_no_method_fails_at_once() -> None:
     [point] = check.check_method(int)
     assert (point.name, point.state) == ("class", "failed") and "no subclass" in point.detail
@@ -193,4 +203,9 @@ def test_tiny_models_are_the_same_every_time(tmp_path: Path) -> None:
     assert digests[:2] == digests[2:] and digests[0] != digests[1]
     same = tiny.tiny_checkpoints(tmp_path / "same", identical=True)
     assert {file_digest(path / "model.safetensors") for path in same} == {digests[0]}
+    for name, expected in (("first", first), ("same", same)):
+        base, adapter = tiny.tiny_checkpoints(tmp_path / f"{name}-adapter", identical=name == "same", adapter=True)
+        assert file_digest(base / "model.safetensors") == digests[0]
+        merged, whole = load_model(adapter, base=base), load_model(expected[1])
+        torch.testing.assert_close(merged.state_dict(), whole.state_dict())
     assert tiny.tiny_texts(3) == tiny.tiny_texts(3) != tiny.tiny_texts(3, seed=1)
