@@ -86,9 +86,14 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
 
 def finished(kind: str, inputs: dict[str, Any]) -> Path | None:
     """The folder for ``inputs`` if it is finished."""
+    return held(kind, digest(inputs))
+
+
+def held(kind: str, key: str) -> Path | None:
+    """The finished folder for inputs whose digest is ``key``."""
     if not (cache_root() / SECRET).exists():  # nothing was ever finished here, and asking leaves no trace
         return None
-    path = entry(kind, inputs)
+    path = cache_root() / kind / _hidden(key)
     return path if _whole(path) else None
 
 

@@ -6,32 +6,29 @@ or a run that goes on where it was killed.
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from diffbench import cache
-from diffbench.canonical import file_digest
+from diffbench.canonical import digest
 from diffbench.cell import MethodOutcome, finish_method, submit_method
+from diffbench.duration import Stage
+from diffbench.ending import Ending, MethodCost, record_of, score_diff, utc_now
 from diffbench.errors import DiffbenchError, RecordError
-from diffbench.exchange import DIFF, HEADER, TENSORS, assemble, keep_diff
-from diffbench.fits import LOG_FILE, FitFile, StoredFit, place_diff, publish_fit, stored_fit, tended
-from diffbench.grid import PlannedCell
+from diffbench.exchange import DIFF, TENSORS, assemble, keep_diff
+from diffbench.fits import LOG_FILE, FitFile, StoredFit, publish_fit, stored_fit, tended
+from diffbench.grid import PlannedCell, PlannedScore
 from diffbench.input_files import placed
 from diffbench.latent_row import LATENTS
-from diffbench.line import one_line
 from diffbench.plugins import notify_cell_finished
-from diffbench.record import Budget, Record, Scores, Status, Timings, read_record
+from diffbench.record import Record, Status, read_record
 from diffbench.run_folder import CELLS, FITS, RECORD_FILE, cell_folder_name, fit_folder_name
-from diffbench.worker import Task, TaskResult
+from diffbench.worker import Task
 from diffbench.workers import Job, Work, Workers
 
-PACKAGES = ("diffbench", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pydantic", "pluggy")
 LOG_BYTES = 1 << 20
 
 
@@ -43,17 +40,6 @@ class Unfit:
     reason: str | None
     file: FitFile
     log: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a cell ended."""
-
-    status: Status
-    reason: str | None
-    scores: Scores | None = None
-    seconds: float = 0.0
-    hashes: dict[str, str] | None = None
 
 
 def run_cells(
@@ -91,14 +77,20 @@ def run_cells(
     return [done[cell.key] for cell in cells]
 
 
-def cell_folder(folder: Path, cell: PlannedCell) -> Path:
+def cell_folder(folder: Path, cell: PlannedScore) -> Path:
     """Where a cell's files lie."""
     return folder / CELLS / cell_folder_name(cell.cell, cell.key)
 
 
-def fit_folder(folder: Path, cell: PlannedCell) -> Path:
+def fit_folder(folder: Path, cell: PlannedScore) -> Path:
     """Where the fit lies that a cell ranks."""
     return folder / FITS / fit_folder_name(cell.cell, cell.fit)
+
+
+def method_stage(cell: PlannedCell) -> Stage:
+    """The running of a method, as durations know it."""
+    comparison, asked = cell.comparison, cell.cell
+    return "method", comparison.organism.recipe.base, comparison.tier.name, asked.method, digest(asked.options)
 
 
 def stored_records(folder: Path, cells: Sequence[PlannedCell]) -> dict[str, Record]:
@@ -140,7 +132,7 @@ def _run_method(
     workers: Workers, cell: PlannedCell, path: Path, refit: bool
 ) -> Generator[Task, None, StoredFit | Unfit]:
     organism, comparison = cell.comparison.organism, cell.comparison
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = utc_now()
     with cache.scratch() as work:
         inputs = assemble(
             work / "in",
@@ -159,7 +151,8 @@ def _run_method(
         (left / LOG_FILE).write_bytes(log.read_bytes()[-LOG_BYTES:] if log.is_file() else b"")
         status, reason = outcome.status, outcome.error
         if outcome.ok:
-            status, reason = yield from _check(workers, cell, outcome, left)
+            status, reason, checking = yield from _check(workers, cell, outcome, left)
+            workers.durations.note(method_stage(cell), outcome.seconds + checking)
         file = _fit_file(cell, outcome, started)
         if status == "ok":
             # Of two runs in one folder the first to finish a fit keeps it: its rows may be linked to it already.
@@ -170,22 +163,28 @@ def _run_method(
 
 def _check(
     workers: Workers, cell: PlannedCell, outcome: MethodOutcome, left: Path
-) -> Generator[Task, None, tuple[Status, str | None]]:
-    """Take the Diff over into ``left``, see that it fits the pair, and write the table of its latents beside it."""
+) -> Generator[Task, None, tuple[Status, str | None, float]]:
+    """Take the Diff over into ``left``, see that it fits the pair, and write the table of its latents beside it.
+
+    Returns:
+        Status, reason, and the seconds that it took.
+    """
     try:
         diff = keep_diff(outcome.diff_folder, left)
     except (DiffbenchError, OSError) as error:
-        return "error", f"{type(error).__name__}: {error}"
+        return "error", f"{type(error).__name__}: {error}", 0.0
     request = cell.comparison.request() | {"diff": str(diff.absolute()), "out": str((left / LATENTS).absolute())}
     task = workers.engine().submit("diffbench.intake:intake_task", request, log=left / LOG_FILE)
     yield task
     result = task.wait()
-    return ("ok", None) if result.ok else ("error", f"checking the Diff: {result.error}")
+    if result.ok:
+        return "ok", None, result.seconds
+    return "error", f"checking the Diff: {result.error}", result.seconds
 
 
 def _row(workers: Workers, cell: PlannedCell, fit: StoredFit | Unfit, folder: Path, done: dict[str, Record]) -> Job:
     """Score a fit in a row's order and write the row's record, last of all."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = utc_now()
     kept = cell_folder(folder, cell)
     kept.mkdir(parents=True, exist_ok=True)
     (kept / RECORD_FILE).unlink(missing_ok=True)
@@ -195,38 +194,13 @@ def _row(workers: Workers, cell: PlannedCell, fit: StoredFit | Unfit, folder: Pa
         ending = Ending(fit.status, fit.reason)
     else:
         shutil.copyfile(fit.path / LOG_FILE, kept / LOG_FILE)
-        ending = yield from _score(workers, cell, fit, kept)
-    record = _record(cell, fit.file, ending, started)
+        ending = yield from score_diff(workers, cell, fit.path, fit.file.files[f"{DIFF}/{TENSORS}"], kept)
+    ran = fit.file
+    record = record_of(cell, MethodCost(ran.seconds, ran.peak_memory_mb, ran.sandbox, ran.usage), ending, started)
     path = kept / RECORD_FILE
     record.write(path)
     done[cell.key] = record
     notify_cell_finished(record, path)
-
-
-def _score(workers: Workers, cell: PlannedCell, fit: StoredFit, kept: Path) -> Generator[Task, None, Ending]:
-    diff = place_diff(fit, kept)
-    request = cell.comparison.request() | {
-        "judge": cell.judge.name,
-        "seed": cell.cell.seed,
-        "diff": str(diff.absolute()),
-        "ranking": cell.cell.ranking,
-    }
-    task = workers.engine().submit("diffbench.score:score_task", request, log=kept / LOG_FILE)
-    yield task
-    status, reason, scores = _scores(result := task.wait())
-    if status == "not_applicable":
-        shutil.rmtree(diff)
-        return Ending(status, reason, None, result.seconds)
-    hashes = {HEADER: file_digest(diff / HEADER), TENSORS: fit.file.files[f"{DIFF}/{TENSORS}"]}
-    return Ending(status, reason, scores, result.seconds, hashes)
-
-
-def _scores(result: TaskResult) -> tuple[Status, str | None, Scores | None]:
-    if not result.ok or not isinstance(result.answer, dict):
-        return "error", f"scoring: {result.error}", None
-    if "not_applicable" in result.answer:
-        return "not_applicable", str(result.answer["not_applicable"]), None
-    return "ok", None, Scores.model_validate(result.answer["scores"])
 
 
 def _fit_file(cell: PlannedCell, outcome: MethodOutcome, started: str) -> FitFile:
@@ -247,30 +221,4 @@ def _fit_file(cell: PlannedCell, outcome: MethodOutcome, started: str) -> FitFil
         sandbox=outcome.confinement,
         usage=outcome.usage,
         files={},
-    )
-
-
-def _record(cell: PlannedCell, fit: FitFile, ending: Ending, started: str) -> Record:
-    tier = cell.comparison.tier
-    return Record(
-        key=cell.key,
-        fit=cell.fit,
-        cell=cell.cell,
-        status=ending.status,
-        reason=None if ending.reason is None else one_line(ending.reason),
-        budget=Budget(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
-        hashes=cell.hashes(ending.hashes),
-        pair=cell.comparison.facts(),
-        scores=ending.scores,
-        timings=Timings(
-            started=started,
-            method_seconds=fit.seconds,
-            score_seconds=round(ending.seconds, 3),
-            peak_memory_mb=fit.peak_memory_mb,
-            harvest_seconds=round(cell.comparison.seconds(), 3),
-            sandbox=fit.sandbox,
-            usage=fit.usage,
-            versions={name: version(name) for name in PACKAGES},
-            platform=f"{platform.system()} {platform.machine()} python {platform.python_version()}",
-        ),
     )

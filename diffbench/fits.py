@@ -108,8 +108,8 @@ def publish_fit(path: Path, left: Path, file: FitFile) -> StoredFit:
     return StoredFit(path, read_fit(path))
 
 
-def place_diff(fit: StoredFit, cell: Path) -> Path:
-    """Put a fit's Diff into a cell's folder and return where it is.
+def place_diff(source: Path, cell: Path) -> Path:
+    """Put the Diff of a fit's or another cell's folder into a cell's folder and return where it is.
 
     The tensors are linked, or copied on another file system; the header is a copy, which a ranking writes anew.
     """
@@ -117,11 +117,11 @@ def place_diff(fit: StoredFit, cell: Path) -> Path:
     if os.path.lexists(target):
         shutil.rmtree(target)
     target.mkdir(parents=True)
-    shutil.copyfile(fit.path / DIFF / HEADER, target / HEADER)
+    shutil.copyfile(source / DIFF / HEADER, target / HEADER)
     try:
-        os.link(fit.path / DIFF / TENSORS, target / TENSORS)
+        os.link(source / DIFF / TENSORS, target / TENSORS)
     except OSError:
-        shutil.copyfile(fit.path / DIFF / TENSORS, target / TENSORS)
+        shutil.copyfile(source / DIFF / TENSORS, target / TENSORS)
     return target
 
 
@@ -164,7 +164,7 @@ def tended(folder: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # a file system without locks: then nothing is removed
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for draft in (*folder.glob(f"{FITS}/.*"), *folder.glob(f"{CELLS}/*/.*")):
+            for draft in (*folder.glob(f"{FITS}/.*"), *folder.glob(f"{CELLS}/.*"), *folder.glob(f"{CELLS}/*/.*")):
                 shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_SH)

@@ -24,6 +24,7 @@ METHOD_CODE = (
     *CODE,
     "diffbench.cell",
     "diffbench.codes",
+    "diffbench.continuation",
     "diffbench.decoders",
     "diffbench.design",
     "diffbench.diff_file",
@@ -38,10 +39,12 @@ METHOD_CODE = (
     "diffbench.method",
     "diffbench.options",
     "diffbench.pair",
+    "diffbench.prediction",
     "diffbench.scaling",
     "diffbench.selection",
     "diffbench.stream",
     "diffbench.training",
+    "diffbench.weights",
 )
 """Engine code that a method's Diff may follow from."""
 
@@ -49,20 +52,16 @@ PINNED = ("oracle", "nothing", "random-dictionary")
 """The controls without which no table can be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedCell:
-    """One cell before it is run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedScore:
+    """A Diff that is to be scored, which needs no method: how, and under which keys.
 
     Attributes:
-        files: what the options name by path.
         fit: SHA-256 of all that the method's Diff follows from; cells of one fit differ in ranking and judge alone.
         key: SHA-256 of all that the scores follow from.
     """
 
     comparison: Comparison
-    method: type[Method]
-    options: MethodOptions
-    files: tuple[InputFile, ...]
     judge: type[Judge]
     cell: Cell
     fit: str
@@ -80,6 +79,19 @@ class PlannedCell:
             diff=diff,
             score_code=cache.code_version(*SCORE_CODE),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCell(PlannedScore):
+    """One cell before its method is run.
+
+    Attributes:
+        files: what the options name by path.
+    """
+
+    method: type[Method]
+    options: MethodOptions
+    files: tuple[InputFile, ...]
 
 
 def plan(
@@ -121,6 +133,48 @@ def plan(
     ]
 
 
+def score_key(fit: str, ranking: str | None, judge: type[Judge], pair: str | None = None) -> str:
+    """The key of a fit's scores.
+
+    Args:
+        fit: the fit's key.
+        ranking: column by which the engine orders the components; None: the method's order.
+        judge: who scores interpretability.
+        pair: key of the comparison that is scored on, where it is another one than the method ran on.
+    """
+    inputs = {
+        "stage": "cell",
+        "fit": fit,
+        "ranking": ranking,
+        "judge": judge_label(judge),
+        "score_code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
+    }
+    return digest(inputs if pair is None else inputs | {"pair": pair})
+
+
+def judge_label(judge: type[Judge]) -> str:
+    """A judge as records name it."""
+    return f"{judge.name} {judge.version}"
+
+
+def plan_score(
+    cell: Cell, fit: str, comparison: Comparison, judge: type[Judge], ran_on: str | None = None
+) -> PlannedScore:
+    """The scoring of a fit that is there already; its method need not be installed.
+
+    Args:
+        cell: what was asked for.
+        fit: the fit's key.
+        comparison: the same pair as it is today.
+        judge: who scores interpretability.
+        ran_on: key of the comparison that the method ran on; None: this one.
+    """
+    cell = cell.model_copy(update=_on(comparison) | {"judge": judge_label(judge)})
+    pair = comparison.key
+    key = score_key(fit, cell.ranking, judge, None if ran_on in (None, pair) else pair)
+    return PlannedScore(comparison=comparison, judge=judge, cell=cell, fit=fit, key=key)
+
+
 def split_row(row: str) -> tuple[str, str | None]:
     """A method's name, and the column by which its latents are to be ranked, of ``name`` or ``name@column``.
 
@@ -150,41 +204,53 @@ def _asked(name: str, passed: Mapping[str, Any]) -> _Asked:
 
 
 def _planned(comparison: Comparison, asked: _Asked, ranking: str | None, seed: int, judge: type[Judge]) -> PlannedCell:
-    recipe, method = comparison.organism.recipe, asked.method
+    method = asked.method
     cell = Cell(
-        organism=recipe.name,
-        organism_version=recipe.version,
-        organism_seed=recipe.seed,
-        family=recipe.family,
-        training=recipe.training.kind,
-        null_class=recipe.null_class,
-        difficulty=recipe.difficulty,
-        reference=comparison.reference,
+        **_on(comparison),
         method=method.name,
         ranking=ranking,
         method_version=method.version,
         method_package=provenance(method),
         control=method.control,
+        baseline=method.baseline,
         access=tuple(sorted(method.access)),
         seed=seed,
         options_passed=asked.passed | {file.option: file.name for file in asked.files},
         options=recorded(asked.options.model_dump(mode="json"), asked.files),
-        tier=comparison.tier.name,
-        judge=f"{judge.name} {judge.version}",
+        judge=judge_label(judge),
     )
+    unneeded = {"options_passed", "ranking", "judge", "baseline", "changed"}
     fit = {
         "stage": "fit",
         "comparison": comparison.key,
-        "cell": cell.model_dump(mode="json", exclude={"options_passed", "ranking", "judge"}),
+        "cell": cell.model_dump(mode="json", exclude=unneeded),
         "tier": comparison.tier.model_dump(mode="json"),
         "method_code": [cache.plugin_version(method), cache.code_version(*METHOD_CODE)],
         "libraries": cache.libraries(),
     }
-    inputs = {
-        "stage": "cell",
-        "fit": digest(fit),
-        "ranking": ranking,
-        "judge": cell.judge,
-        "score_code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
+    return PlannedCell(
+        comparison=comparison,
+        method=method,
+        options=asked.options,
+        files=asked.files,
+        judge=judge,
+        cell=cell,
+        fit=digest(fit),
+        key=score_key(digest(fit), ranking, judge),
+    )
+
+
+def _on(comparison: Comparison) -> dict[str, Any]:
+    """The part of a cell that says what it is about."""
+    recipe = comparison.organism.recipe
+    return {
+        "organism": recipe.name,
+        "organism_version": recipe.version,
+        "organism_seed": recipe.seed,
+        "family": recipe.family,
+        "training": recipe.training.kind,
+        "null_class": recipe.null_class,
+        "difficulty": recipe.difficulty,
+        "reference": comparison.reference,
+        "tier": comparison.tier.name,
     }
-    return PlannedCell(comparison, method, asked.options, asked.files, judge, cell, digest(fit), digest(inputs))

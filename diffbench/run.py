@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +19,30 @@ from diffbench import runner
 from diffbench.build import Organism, check_places, check_text, resolve
 from diffbench.catalogue import find_organism
 from diffbench.comparison import Comparison, HarvestDtype
+from diffbench.ending import utc_now
 from diffbench.errors import DiffbenchError, OptionError, RecordError
 from diffbench.gate_report import GateReport
 from diffbench.grid import PINNED, PlannedCell, plan
-from diffbench.judge import Judge
 from diffbench.own_pair import OwnPair
 from diffbench.plugins import find_judge
+from diffbench.projection import Projection, project
 from diffbench.record import Record
-from diffbench.run_folder import CELLS, FITS, RUN_FILE, Provenance, RunFile, read_run_file, write_run_file
+from diffbench.run_folder import (
+    CELLS,
+    CONSISTENCY,
+    FITS,
+    RUN_FILE,
+    ProjectedTime,
+    Provenance,
+    RunFile,
+    read_run_file,
+    write_run_file,
+)
+from diffbench.seed_group import compare, seed_groups, stored
 from diffbench.tier import find_tier
 from diffbench.truth import Schema
+
+logger = logging.getLogger(__name__)
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
@@ -73,16 +88,32 @@ class RunConfig(Schema):
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """A finished run."""
+    """A finished run.
+
+    Attributes:
+        reused: cells that were finished before.
+        time: projected and measured; None: nothing had to be done.
+    """
 
     folder: Path
     records: tuple[Record, ...]
     reused: int
+    time: ProjectedTime | None = None
 
     @property
     def failed(self) -> tuple[Record, ...]:
         """Cells that ended in an error."""
         return tuple(record for record in self.records if record.status == "error")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A run that may start: everything that can be checked before is."""
+
+    organisms: list[Organism]
+    cells: list[PlannedCell]
+    finished: dict[str, Record]
+    jobs: int
 
 
 def execute(
@@ -107,6 +138,51 @@ def execute(
     Raises:
         DiffbenchError: for anything that keeps the run from starting: unknown names, wrong options, a failed gate.
     """
+    task = _checked(config, folder, overwrite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be made ({error.strerror}); choose another --runs-dir") from None
+    trusted = runner.trusted(task.organisms, find_judge(config.judge))
+    if len(task.finished) == len(task.cells):
+        _compare_seeds(task, list(task.finished.values()), folder, lambda: _workers(task, notify, trusted))
+        return RunOutcome(folder=folder, records=tuple(task.finished.values()), reused=len(task.finished))
+    projection = project(task.organisms, task.cells, folder, task.finished, task.jobs, overwrite)
+    if projection.worth_telling:
+        logger.info("projected: %s", projection.told())
+    started, file = time.monotonic(), _run_file(folder, config, passed, argv, projection.time)
+    try:
+        with _workers(task, notify, trusted) as workers:
+            for organism, report in zip(task.organisms, runner.build(task.organisms, workers), strict=True):
+                if isinstance(report, DiffbenchError):
+                    raise report
+                report.require(organism.recipe.name)
+            for broken in runner.prepare(task.cells, workers).values():
+                raise broken
+            _write(folder, file)
+            records = runner.run_cells(task.cells, folder, workers, task.finished, refit=overwrite)
+            _compare_seeds(task, records, folder, lambda: nullcontext(workers))
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # which only an empty folder lets happen: a run that was refused leaves nothing
+        raise
+    measured = projection.time.model_copy(update={"measured": round(time.monotonic() - started, 1)})
+    _write(folder, file.model_copy(update={"time": measured}))
+    return RunOutcome(folder=folder, records=tuple(records), reused=len(task.finished), time=measured)
+
+
+def foresee(config: RunConfig, folder: Path, overwrite: bool = False) -> Projection:
+    """What `execute` would do, without doing any of it.
+
+    Raises:
+        DiffbenchError: for what would keep it from starting, as far as that shows before anything is built.
+    """
+    task = _checked(config, folder, overwrite)
+    return project(task.organisms, task.cells, folder, task.finished, task.jobs, overwrite)
+
+
+def _checked(config: RunConfig, folder: Path, overwrite: bool) -> _Task:
+    """All that can be said before anything is made."""
     organisms = config.found()
     cells = planned(config, organisms)
     for organism in organisms:
@@ -114,24 +190,26 @@ def execute(
         check_text(organism)
     _check_folder(folder)
     finished = {} if overwrite else runner.stored_records(folder, cells)
-    jobs = config.jobs or runner.default_jobs()
-    if len(finished) == len(cells):
-        return RunOutcome(folder=folder, records=tuple(finished.values()), reused=len(finished))
-    trusted = _trusted(organisms, find_judge(config.judge))
-    try:
-        with runner.Workers(jobs=jobs, notify=notify, trusted=trusted) as workers:
-            for organism, report in zip(organisms, runner.build(organisms, workers), strict=True):
-                if isinstance(report, DiffbenchError):
-                    raise report
-                report.require(organism.recipe.name)
-            runner.prepare(cells, workers)
-            _write_run_file(folder, config, passed, argv)
-            records = runner.run_cells(cells, folder, workers, finished, refit=overwrite)
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()  # which only an empty folder lets happen: a run that was refused leaves nothing
-        raise
-    return RunOutcome(folder=folder, records=tuple(records), reused=len(finished))
+    return _Task(organisms, cells, finished, config.jobs or runner.default_jobs())
+
+
+def _workers(task: _Task, notify: Callable[[str, float], None], trusted: tuple[str, ...]) -> runner.Workers:
+    return runner.Workers(jobs=task.jobs, notify=notify, trusted=trusted)
+
+
+def _compare_seeds(
+    task: _Task, records: Sequence[Record], folder: Path, workers: Callable[[], AbstractContextManager[runner.Workers]]
+) -> None:
+    """Compare the method seeds of every row that has several, unless that is done; trouble is a warning."""
+    pairs = {cell.key: cell.comparison for cell in task.cells}
+    groups = seed_groups(records, lambda record: pairs[record.key])
+    missing = [group for group in groups if stored(folder, group) is None]
+    if not missing:
+        return
+    with workers() as servers:
+        for compared in compare(missing, folder, servers):
+            if compared.problem is not None:
+                logger.warning("seeds of %s cannot be compared: %s", compared.group.name, compared.problem)
 
 
 def verify(
@@ -151,13 +229,8 @@ def verify(
     for organism in organisms:
         check_places(organism)
         check_text(organism)
-    with runner.Workers(jobs=runner.default_jobs(), notify=notify, trusted=_trusted(organisms)) as workers:
+    with runner.Workers(jobs=runner.default_jobs(), notify=notify, trusted=runner.trusted(organisms)) as workers:
         return list(zip(organisms, runner.build(organisms, workers), strict=True))
-
-
-def _trusted(organisms: list[Organism], *judges: type[Judge]) -> tuple[str, ...]:
-    brought = [type(part) for organism in organisms for part in (organism.family, organism.base)]
-    return runner.distributions(*brought, *judges)
 
 
 def planned(config: RunConfig, organisms: list[Organism]) -> list[PlannedCell]:
@@ -195,26 +268,24 @@ def find_organisms(names: Sequence[str], seeds: Sequence[int] = ()) -> list[Orga
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder that is not ours before anything is built, and make it if it is missing."""
+    """Refuse a folder that is not ours before anything is built."""
     if not re.fullmatch(NAME, folder.name):
         raise OptionError(f"name: {folder.name!r} is no name for a run; letters, digits, '.', '_' and '-' will do")
     if (folder / RUN_FILE).exists():
         read_run_file(folder)
     elif folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
         raise RecordError(f"{folder}: exists and is no run folder; choose another --name or --runs-dir")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"{folder}: cannot be made ({error.strerror}); choose another --runs-dir") from None
 
 
 def _foreign(path: Path) -> bool:
     """Whether an entry of a run folder without a run file is not what a run left that was killed."""
-    return path.name not in (CELLS, FITS) and not path.name.startswith(f".{RUN_FILE}.")
+    return path.name not in (CELLS, FITS, CONSISTENCY) and not path.name.startswith(f".{RUN_FILE}.")
 
 
-def _write_run_file(folder: Path, config: RunConfig, passed: dict[str, Any], argv: tuple[str, ...]) -> None:
-    file = RunFile(
+def _run_file(
+    folder: Path, config: RunConfig, passed: dict[str, Any], argv: tuple[str, ...], projected: ProjectedTime
+) -> RunFile:
+    return RunFile(
         name=folder.name,
         argv=tuple(word.encode("utf-8", "replace").decode() for word in argv),
         config=config.model_dump(mode="json"),
@@ -223,9 +294,13 @@ def _write_run_file(folder: Path, config: RunConfig, passed: dict[str, Any], arg
             diffbench=version("diffbench"),
             python=platform.python_version(),
             platform=platform.platform(),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            started=utc_now(),
         ),
+        time=projected,
     )
+
+
+def _write(folder: Path, file: RunFile) -> None:
     try:
         write_run_file(folder, file)
     except OSError as error:

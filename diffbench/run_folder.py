@@ -5,6 +5,7 @@
     runs/NAME/run.json                                                       what was asked, by which program
     runs/NAME/fits/<organism>--<method>--s<seed>--<key8>/fit.json            present = the method is finished
     runs/NAME/cells/<organism>--<method@ranking>--s<seed>--<key8>/record.json    present = the cell is finished
+    runs/NAME/consistency/<organism>--<method@ranking>--<reference>--<key8>.json      what method seeds have in common
 
 A run folder may come from a stranger: nothing below the path that was named is read through a symbolic link.
 """
@@ -30,6 +31,7 @@ RUN_BYTES = 1 << 20
 RUN_FILE = "run.json"
 FITS = "fits"
 CELLS = "cells"
+CONSISTENCY = "consistency"
 RECORD_FILE = "record.json"
 
 
@@ -42,6 +44,20 @@ class Provenance(Schema):
     started: str = Field(description="UTC, ISO 8601")
 
 
+class ProjectedTime(Schema):
+    """Wall time of a run in seconds: what was projected before it started, and what it took."""
+
+    jobs: int = Field(description="pieces of work side by side")
+    starting: float = Field(description="loading of libraries")
+    building: float = Field(description="organisms that were not there, and their gates")
+    preparing: float = Field(description="pairs that were not there")
+    methods: float
+    scoring: float
+    comparing: float = Field(description="of method seeds with each other")
+    total: float
+    measured: float | None = Field(None, description="null: it did not end")
+
+
 class RunFile(Schema):
     """What ``run.json`` holds: enough to repeat the run."""
 
@@ -51,6 +67,7 @@ class RunFile(Schema):
     config: dict[str, Any] = Field(description="resolved: passed values and defaults")
     passed: dict[str, Any] = Field(description="what the caller passed")
     provenance: Provenance
+    time: ProjectedTime | None = Field(None, description="projected and measured, of the last command that ran cells")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +91,12 @@ class Run:
 
 def cell_folder_name(cell: Cell, key: str) -> str:
     """The name of a cell's folder: safe on every file system whatever the names in ``cell`` are."""
-    return "--".join((_safe(cell.organism), _safe(cell.row), f"s{cell.seed}", _safe(key[:8])))
+    return "--".join((safe_name(cell.organism), safe_name(cell.row), f"s{cell.seed}", safe_name(key[:8])))
 
 
 def fit_folder_name(cell: Cell, key: str) -> str:
     """The name of the folder of the fit that a cell's ranking is taken from; as safe."""
-    return "--".join((_safe(cell.organism), _safe(cell.method), f"s{cell.seed}", _safe(key[:8])))
+    return "--".join((safe_name(cell.organism), safe_name(cell.method), f"s{cell.seed}", safe_name(key[:8])))
 
 
 def write_run_file(folder: Path, file: RunFile) -> Path:
@@ -88,6 +105,13 @@ def write_run_file(folder: Path, file: RunFile) -> Path:
     document = file.model_dump(mode="json")
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def find_run(named: Path) -> Path:
+    """The run folder that somebody names: a folder, the ``run.json`` in it, or the name of a folder in ``runs/``."""
+    inside = Path("runs") / named
+    path = inside if not named.exists() and inside.is_dir() else named
+    return path.parent if path.name == RUN_FILE and not path.is_dir() else path
 
 
 def read_run(path: Path) -> Run:
@@ -167,5 +191,6 @@ def _order(record: Record) -> tuple[str, int, str, str, int, str]:
     return cell.organism, cell.organism_version, cell.reference, cell.row, cell.seed, record.key
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """A name as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9._@-]+", "-", name).strip(".-")[:60] or "unnamed"

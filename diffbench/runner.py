@@ -7,7 +7,7 @@ stages lie in the cache and finished cells in the run folder: a run that was kil
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,65 @@ from diffbench import cache
 from diffbench.build import MODEL, ORGANISM, Organism, gate_task, train_task
 from diffbench.cells import run_cells, stored_records
 from diffbench.comparison import COMPARISON, CONTROLS, control_inputs, prepare_task
+from diffbench.duration import Stage
 from diffbench.errors import DiffbenchError, WorkerError
 from diffbench.gate_report import GateReport
-from diffbench.grid import PlannedCell
+from diffbench.grid import PlannedScore
+from diffbench.judge import Judge
 from diffbench.plugins import provenance
 from diffbench.worker import TaskResult
 from diffbench.workers import Job, Work, Workers
 
-__all__ = ["Workers", "build", "default_jobs", "distributions", "prepare", "run_cells", "stored_records"]
+__all__ = ["Workers", "build", "control_stage", "default_jobs", "distributions", "gate_stage", "prepare"]
+__all__ += ["preparing_stage", "run_cells", "stored_records", "training_stage", "trusted", "unbuilt"]
 
 
 def distributions(*classes: type[Any]) -> tuple[str, ...]:
     """The distributions that some plugin classes come from."""
     return tuple(sorted({provenance(cls).rpartition(" ")[0] for cls in classes}))
+
+
+def trusted(organisms: Sequence[Organism], *judges: type[Judge]) -> tuple[str, ...]:
+    """The distributions that bring what the engine's server needs of organisms and judges."""
+    parts = [type(part) for organism in organisms for part in (organism.family, organism.base)]
+    return distributions(*parts, *judges)
+
+
+def unbuilt(organisms: Sequence[Organism]) -> list[tuple[Organism, str]]:
+    """Organism and role of every model that is not there yet, each once."""
+    wanted = {
+        organism.model_key(role): (organism, role)
+        for organism in organisms
+        for role in organism.roles()
+        if cache.finished(MODEL, organism.model_inputs(role)) is None
+    }
+    return list(wanted.values())
+
+
+def training_stage(organism: Organism, role: str) -> Stage:
+    """The training of a model, as durations know it."""
+    return "train", organism.recipe.base, _kind(organism), role
+
+
+def gate_stage(organism: Organism) -> Stage:
+    """The measuring of a gate."""
+    return "gate", organism.recipe.base, _kind(organism)
+
+
+def preparing_stage(cell: PlannedScore) -> Stage:
+    """The preparing of a comparison."""
+    organism, tier = cell.comparison.organism, cell.comparison.tier
+    return "prepare", organism.recipe.base, tier.name, _kind(organism)
+
+
+def control_stage(cell: PlannedScore) -> Stage:
+    """The judge's control on a comparison."""
+    return "control", cell.comparison.organism.recipe.base, cell.comparison.tier.name, cell.cell.judge
+
+
+def _kind(organism: Organism) -> str:
+    """An organism's name without its seed."""
+    return organism.recipe.name.partition("@")[0]
 
 
 def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport | DiffbenchError]:
@@ -36,12 +82,6 @@ def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport | 
     Returns:
         Of each organism its report, or why there is none.
     """
-    wanted = {
-        organism.model_key(role): (organism, role)
-        for organism in organisms
-        for role in organism.roles()
-        if cache.finished(MODEL, organism.model_inputs(role)) is None
-    }
     failed: dict[str, DiffbenchError] = {}
     reports: dict[str, GateReport | DiffbenchError] = {}
     with cache.scratch() as logs:
@@ -49,7 +89,7 @@ def build(organisms: Sequence[Organism], workers: Workers) -> list[GateReport | 
             "building",
             [
                 Work(f"{organism.recipe.name} {role}", _train(workers, organism, role, logs, failed))
-                for organism, role in wanted.values()
+                for organism, role in unbuilt(organisms)
             ],
         )
         workers.run("gate", [Work(o.recipe.name, _gate(workers, o, logs, failed, reports)) for o in organisms])
@@ -62,7 +102,8 @@ def _train(workers: Workers, organism: Organism, role: str, logs: Path, failed: 
     task = workers.engine().submit(_target(train_task), request, log=log)
     yield task
     try:
-        _need(task.wait(), f"organism {organism.recipe.name}, {role}", log)
+        seconds = _need(task.wait(), f"organism {organism.recipe.name}, {role}", log)
+        workers.durations.note(training_stage(organism, role), seconds)
     except DiffbenchError as error:
         failed[organism.model_key(role)] = error
 
@@ -86,7 +127,8 @@ def _gate(
         yield task
         result = task.wait()
         try:
-            _need(result, f"organism {name}, gate", logs / f"{name}-gate.log")
+            seconds = _need(result, f"organism {name}, gate", logs / f"{name}-gate.log")
+            workers.durations.note(gate_stage(organism), seconds)
         except DiffbenchError as error:
             reports[name] = error
             return
@@ -95,35 +137,49 @@ def _gate(
     reports[name] = report.model_copy(update={"organism": name})
 
 
-def prepare(cells: Sequence[PlannedCell], workers: Workers) -> None:
+def prepare(cells: Sequence[PlannedScore], workers: Workers) -> dict[str, DiffbenchError]:
     """Prepare every comparison of some cells, and the judge's control on it.
 
-    Raises:
-        DiffbenchError: if one cannot be prepared.
+    Returns:
+        Why comparisons could not be prepared, by their keys; one that cannot be does not stop the others.
     """
-    once = {cell.comparison.key: cell for cell in cells}
+    once: dict[str, dict[str, PlannedScore]] = {}
+    for cell in cells:
+        once.setdefault(cell.comparison.key, {})[cell.judge.name] = cell
+    broken: dict[str, DiffbenchError] = {}
     with cache.scratch() as logs:
-        jobs = [Work(cell.cell.organism, _prepare(workers, cell, logs / f"{key}.log")) for key, cell in once.items()]
+        jobs = [
+            Work(next(iter(judges.values())).cell.organism, _prepare(workers, judges, key, logs / f"{key}.log", broken))
+            for key, judges in once.items()
+        ]
         workers.run("preparing", jobs)
+    return broken
 
 
-def _prepare(workers: Workers, cell: PlannedCell, log: Path) -> Job:
+def _prepare(
+    workers: Workers, judges: Mapping[str, PlannedScore], key: str, log: Path, broken: dict[str, DiffbenchError]
+) -> Job:
+    cell = next(iter(judges.values()))
     what = f"organism {cell.cell.organism} against {cell.cell.reference}"
     request = cell.comparison.request()
-    if cache.finished(COMPARISON, cell.comparison.inputs()) is None:
-        task = workers.engine().submit(_target(prepare_task), request, log=log)
-        yield task
-        _need(task.wait(), what, log)
-    if cache.finished(CONTROLS, control_inputs(cell.comparison, cell.judge)) is None:
-        task = workers.engine().submit("diffbench.score:control_task", request | {"judge": cell.judge.name}, log=log)
-        yield task
-        _need(task.wait(), f"{what}, judge {cell.judge.name}", log)
+    try:
+        if cache.finished(COMPARISON, cell.comparison.inputs()) is None:
+            task = workers.engine().submit(_target(prepare_task), request, log=log)
+            yield task
+            workers.durations.note(preparing_stage(cell), _need(task.wait(), what, log))
+        for judge, asked in judges.items():
+            if cache.finished(CONTROLS, control_inputs(asked.comparison, asked.judge)) is None:
+                task = workers.engine().submit("diffbench.score:control_task", request | {"judge": judge}, log=log)
+                yield task
+                workers.durations.note(control_stage(asked), _need(task.wait(), f"{what}, judge {judge}", log))
+    except DiffbenchError as error:
+        broken[key] = error
 
 
-def _need(result: TaskResult, what: str, log: Path) -> None:
-    """Raise what ended an engine stage: a user's error as one line, a bug with the end of its log."""
+def _need(result: TaskResult, what: str, log: Path) -> float:
+    """The seconds of an engine stage, or what ended it: a user's error as one line, a bug with the end of its log."""
     if result.ok:
-        return
+        return result.seconds
     if result.user_error:
         raise DiffbenchError((result.error or what).partition(": ")[2] or what)  # without the name of the class
     tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.is_file() else ""

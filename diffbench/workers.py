@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from diffbench.cell import PRELOAD, method_server
+from diffbench.duration import Durations
+from diffbench.errors import WorkerError
 from diffbench.plugins import ONLY
 from diffbench.worker import Task, WorkServer, visible_gpus, wait_any
 
@@ -42,6 +44,7 @@ class Workers:
         jobs: tasks side by side.
         notify: gets a phrase and the fraction of the stage that is done.
         trusted: distributions, besides diffbench itself, that bring the families, bases and judge of the run.
+        durations: what was learnt of how long stages take; remembered at the end.
     """
 
     jobs: int
@@ -49,11 +52,16 @@ class Workers:
     trusted: tuple[str, ...] = ()
     _stack: ExitStack = field(default_factory=ExitStack)
     _servers: dict[str, WorkServer] = field(default_factory=dict)
+    durations: Durations = field(default_factory=Durations)
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for server in self._servers.values():
+            with suppress(TimeoutError, WorkerError):
+                self.durations.note(("start",), server.ready(0)["seconds"])
+        self.durations.save()
         self._stack.close()
 
     def engine(self) -> WorkServer:

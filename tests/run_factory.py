@@ -79,7 +79,7 @@ class Lent(runner.Workers):
     """Workers whose servers stay warm when the run that borrowed them is over."""
 
     def __exit__(self, *_: object) -> None:
-        return
+        self.durations.save()
 
 
 @pytest.fixture(scope="session")

@@ -122,9 +122,9 @@ def test_rows_share_the_tensors_and_own_their_header(tmp_path: Path, monkeypatch
     fit = stored_fit(path, KEY)
     assert fit is not None
     cell = tmp_path / "run" / "cells" / "row"
-    placed = place_diff(fit, cell)
+    placed = place_diff(fit.path, cell)
     (placed / "stale").write_text("stale")
-    placed = place_diff(fit, cell)
+    placed = place_diff(fit.path, cell)
     assert placed == cell / "diff" and sorted(os.listdir(placed)) == ["diff.json", "tensors.safetensors"]
     assert os.path.samefile(placed / "tensors.safetensors", path / "diff" / "tensors.safetensors")
     (placed / "diff.json").write_text("other")
@@ -134,7 +134,7 @@ def test_rows_share_the_tensors_and_own_their_header(tmp_path: Path, monkeypatch
         raise OSError("another file system")
 
     monkeypatch.setattr(os, "link", refuse)
-    placed = place_diff(fit, tmp_path / "elsewhere")
+    placed = place_diff(fit.path, tmp_path / "elsewhere")
     assert (placed / "tensors.safetensors").read_text() == "tensors"
     assert not os.path.samefile(placed / "tensors.safetensors", path / "diff" / "tensors.safetensors")
 

@@ -230,7 +230,7 @@ def test_all_installed_methods_are_run_where_none_is_named(
     asked: list[str] = []
     passed = GateReport(organism="quokka", checks=(GateCheck(name="any", value=1.0, low=None, high=None),))
     monkeypatch.setattr(runner, "build", lambda organisms, workers: [passed])
-    monkeypatch.setattr(runner, "prepare", lambda cells, workers: None)
+    monkeypatch.setattr(runner, "prepare", lambda cells, workers: {})
     monkeypatch.setattr(runner, "run_cells", lambda cells, *_, **__: asked.extend(c.cell.method for c in cells) or [])
     run(tmp_path / "run", recipe)
     assert asked == sorted(load_plugins().methods)

@@ -15,6 +15,11 @@ COMMANDS = {
     "run": ("diffbench.cli.run:run", "Run methods on organisms and score them."),
     "leaderboard": ("diffbench.cli.leaderboard:leaderboard", "Build tables and pages from finished runs."),
     "show": ("diffbench.cli.leaderboard:show", "Show the table of one run."),
+    "consistency": (
+        "diffbench.cli.consistency:consistency",
+        "Show how far the seeds of a method agree: needs no truth.",
+    ),
+    "rescore": ("diffbench.cli.rescore:rescore", "Score a finished run anew from its Diffs."),
     "latents": ("diffbench.cli.latents:latents", "Show which latents of a run's dictionaries changed most."),
     "methods": ("diffbench.cli.listing:methods", "List and describe methods."),
     "organisms": ("diffbench.cli.organisms:organisms", "List, describe and verify organisms."),

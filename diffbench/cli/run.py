@@ -13,14 +13,16 @@ import click
 
 from diffbench.cli.own import own_pair, pair_of
 from diffbench.cli.seeds import organism_seeds
-from diffbench.cli.terminal import as_json, echo_json, log_on_stderr, progress, table_width
+from diffbench.cli.terminal import as_json, echo_json, log_on_stderr, progress, table, table_width
 from diffbench.errors import OptionError
 from diffbench.line import one_line
 
 if TYPE_CHECKING:
+    from diffbench.projection import Projection
     from diffbench.run import RunOutcome
 
 LONGEST_NAME = 100
+STEPS = {"finished": "nothing, finished", "score": "score the fit", "run": "run the method, score"}
 
 
 @click.command(
@@ -89,6 +91,7 @@ LONGEST_NAME = 100
     help="Where run folders lie.",
 )
 @click.option("--overwrite", is_flag=True, help="Run finished cells again, their methods too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and how long it would take, and do nothing.")
 @as_json
 @click.pass_context
 def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_dir: Path, **asked: Any) -> None:
@@ -97,10 +100,12 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     Organisms are built and checked when they are first needed. The same command again reuses whatever is finished.
     Exit code 1 if a cell failed, 2 if the run could not start.
     """
+    from diffbench.duration import told
     from diffbench.plugins import load_plugins
-    from diffbench.run import RunConfig, execute
+    from diffbench.projection import LEAST_TOLD
+    from diffbench.run import RunConfig, execute, foresee
 
-    wanted_json, overwrite = asked.pop("as_json"), asked.pop("overwrite")
+    wanted_json, overwrite, dry_run = (asked.pop(name) for name in ("as_json", "overwrite", "dry_run"))
     pair = pair_of(asked)
     config = RunConfig(options=parse_options(options), pair=pair, **asked)
     passed = {key: value for key, value in config.model_dump(mode="json").items() if _given(ctx, key)}
@@ -108,11 +113,16 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
         raise OptionError(f"name: {name!r} is a path; a run lies in --runs-dir under a plain name")
     named = (Path(organism).stem for organism in config.organisms) if pair is None else (pair.recipe().name,)
     folder = runs_dir / (name or re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(named))[:LONGEST_NAME])
+    if dry_run:
+        _print_plan(foresee(config, folder, overwrite), wanted_json)
+        return
     started = time.monotonic()
     with progress() as notify, log_on_stderr():
         outcome = execute(config, folder, passed=passed, argv=tuple(sys.argv), notify=notify, overwrite=overwrite)
     _print(outcome, wanted_json)
     seconds = time.monotonic() - started
+    if outcome.time is not None and outcome.time.total >= LEAST_TOLD:
+        click.echo(f"projected: {told(outcome.time.total)}; measured: {told(outcome.time.measured or 0.0)}", err=True)
     click.echo(
         f"{len(outcome.records)} cells ({outcome.reused} reused, {len(outcome.failed)} failed) in {seconds:.0f} s; "
         f"records, Diffs and logs: {outcome.folder}",
@@ -161,6 +171,31 @@ def _print(outcome: RunOutcome, wanted_json: bool) -> None:
 
     board = collect([Run(outcome.folder, read_run_file(outcome.folder), outcome.records, (), ())])
     if wanted_json:
-        echo_json(document(board))
+        echo_json(document(board) | {"time": None if outcome.time is None else outcome.time.model_dump()})
     else:
         click.echo(text(board, table_width()), nl=False)
+
+
+def _print_plan(plan: Projection, wanted_json: bool) -> None:
+    """What a run would do, cell by cell, and how long it would take."""
+    from diffbench.duration import told
+
+    if wanted_json:
+        cells = [
+            {"organism": step.cell.organism, "reference": step.cell.reference, "row": step.cell.row,
+             "seed": step.cell.seed, "tier": step.cell.tier, "step": step.step, "seconds": round(step.seconds, 1)}
+            for step in plan.cells
+        ]  # fmt: skip
+        echo_json({"cells": cells, "models": plan.models, "pairs": plan.comparisons, "time": plan.time.model_dump()})
+        return
+    rows = [
+        (step.cell.organism, step.cell.reference, step.cell.row, step.cell.seed, STEPS[step.step],
+         "-" if step.step == "finished" else told(step.seconds))
+        for step in plan.cells
+    ]  # fmt: skip
+    click.echo(table(("ORGANISM", "AGAINST", "ROW", "SEED", "TO DO", "TIME"), rows))
+    click.echo()
+    for what, names in (("to be trained", plan.models), ("to be prepared", plan.comparisons)):
+        if names:
+            click.echo(f"{what}: {', '.join(map(one_line, names))}")
+    click.echo(f"projected: {plan.told()}")
