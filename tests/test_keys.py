@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_imports import ROOT, engine_target, imports
 
-from diffbench import build, comparison, grid
+from diffbench import build, comparison, grid, seed_group
 
 DECIDES_NOTHING = set(
     # What people read, how files are written and found, and how processes are run.
@@ -37,9 +37,10 @@ def reached(*roots: str) -> set[str]:
         (build.GATE_CODE, ("gate",)),
         (comparison.CODE, ("comparison",)),
         (comparison.SCORE_CODE, ("score",)),
+        (seed_group.CONSISTENCY_CODE, ("consistency",)),
         (grid.METHOD_CODE, ("cell", "controls", "findings", "fitting", "formats")),
     ],
-    ids=["model", "gate", "comparison", "score", "method"],
+    ids=["model", "gate", "comparison", "score", "consistency", "method"],
 )
 def test_all_code_that_numbers_follow_from_is_in_the_key(key: tuple[str, ...], roots: tuple[str, ...]) -> None:
     needed = {f"diffbench.{module}" for module in reached(*roots) - DECIDES_NOTHING}
