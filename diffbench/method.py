@@ -82,6 +82,8 @@ class Method(ABC):
     """What `run` will touch; everything else raises `AccessError`."""
     control: ClassVar[bool] = False
     """True for rows that are pinned as controls and compete with nobody."""
+    baseline: ClassVar[bool] = False
+    """True for cheap baselines: other methods show their lift over the best of these."""
 
     class Options(MethodOptions):
         """No options."""
