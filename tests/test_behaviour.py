@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from probe_factory import TOKENIZER, N, Said, claim, speaking, truth_of
@@ -186,6 +187,29 @@ def test_intervals_of_what_is_spilt_cover() -> None:
             assert figure.low is not None and figure.high is not None
             inside[place] += figure.low <= true <= figure.high
     assert all(0.91 <= count / 300 <= 0.98 for count in inside), inside
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_interval_of_selectivity_is_that_of_leaving_out_one_document(shared: bool) -> None:
+    """Also where documents that are moved a lot are so at affected positions and elsewhere alike."""
+    rng = random.Random(4)
+    one = spill(1, on=0.6, off=0.2, documents=80)
+    much = [rng.choice((0.2, 3.0)) if shared else 1.0 for _ in range(80)]
+    one = replace(
+        one,
+        affected=[a * m for a, m in zip(one.affected, much, strict=True)],
+        elsewhere=[b * m for b, m in zip(one.elsewhere, much, strict=True)],
+    )
+    found = one.selectivity(FLOOR)
+    columns = (one.affected, one.n_affected, one.elsewhere, one.n_elsewhere)
+    without = []
+    for left_out in range(80):
+        a, n_a, b, n_b = (math.fsum(column) - column[left_out] for column in columns)
+        without.append((a / n_a) / (a / n_a + b / n_b))
+    middle = math.fsum(without) / 80
+    half = t_quantile(79) * math.sqrt(79 / 80 * math.fsum((value - middle) ** 2 for value in without))
+    assert found.value is not None and found.high is not None
+    assert found.high - found.value == pytest.approx(half, rel=0.05)
 
 
 def test_what_is_spilt_nowhere_or_on_nothing_is_undefined() -> None:

@@ -192,3 +192,10 @@ def test_what_cannot_be_asked_says_so() -> None:
     assert found.agreement_best10.value == 1
     alone = direct([finding(1, ["green"])], here, [BLUE, GREEN], 0)
     assert alone.agreement_first.value == 1 and alone.agreement_shuffled.reason == "no other finding names words"
+
+
+def test_a_word_that_two_ways_of_work_tell_of_is_found_once() -> None:
+    findings = [finding(1, ["green"]), finding(2, (), ["green"])]
+    found = direct(findings, located((1.0,), (-1.0,), signed=True), [BLUE], 0)
+    assert found.agreement_first.value == 1
+    assert found.moved_found.value == 1 / 2  # green, and not that blue falls

@@ -18,6 +18,7 @@ from diffbench.figure import Figure
 from diffbench.localisation import Location, ProbeActivity
 from diffbench.scores import Disentangling
 from diffbench.seeds import derive
+from diffbench.tiny import WORDS
 
 ENDS = {"a": ["ball"], "b": ["box"], "c": ["cup"]}
 TRUTH = truth_of([claim(name) for name in ENDS], ENDS)
@@ -104,15 +105,34 @@ def test_the_choice_is_by_the_worse_of_two_aurocs_on_one_half_of_the_probes() ->
     location = Location.of(ProbeActivity(("a", "b", "c"), affected, near_miss))
     without = Removing(*[(0.1,) * 3] * 30)
     score(without, location)
-    held_out = {text for batch in without.seen for text in batch}
-    assert len([text for batch in without.seen for text in batch]) == 3 * (N - N // 2)
-    assert held_out <= {"<bos> " + probe.text for probe in TRUTH.probes.affected}
+    assert sum(map(len, without.seen)) == 3 * (N - N // 2)
     chosen = [components[0] for components in without.sets]
     assert chosen == [0, 1, 2]
     flipped = Removing(*[(0.1,) * 3] * 30)
     negative = ProbeActivity(("a", "b", "c"), tuple(-rows for rows in affected), -near_miss, signed=True)
     score(flipped, Location.of(negative))
     assert flipped.sets == without.sets  # taken out, a direction goes both ways
+
+
+def test_what_is_at_work_at_near_misses_too_is_not_chosen() -> None:
+    affected = tuple(torch.tensor([[2.0 * (place == 0), 1.0 * (place == 0)]]).repeat(N, 1) for place in range(3))
+    near_miss = torch.tensor([[3.0, 0.0]]).repeat(N, 1)
+    without = Removing(*[(0.1,) * 3] * 2)
+    score(without, Location.of(ProbeActivity(("a", "b", "c"), affected, near_miss)))
+    assert without.sets[0] == (1,)
+
+
+def test_the_probes_that_are_tested_are_those_that_nothing_was_chosen_on() -> None:
+    affected = tuple(
+        probe.model_copy(update={"text": f"{WORDS[index // 20]} {WORDS[index % 20]} {probe.text}"})
+        for index, probe in enumerate(TRUTH.probes.affected)
+    )
+    truth = TRUTH.model_copy(update={"probes": TRUTH.probes.model_copy(update={"affected": affected})})
+    without = Removing(*OWN)
+    disentangle(truth, TOKENIZER, located(*OWN), torch.arange(3), without, 0)
+    tested = [text.removeprefix("<bos> ") for batch in without.seen for text in batch]
+    rest = [truth.probes.of(name)[index].text for name in ENDS for index in _halves(N, derive(0, name))[1].tolist()]
+    assert tested == rest and len(set(rest)) == len(rest)
 
 
 def test_halves_are_disjoint_and_of_the_seed() -> None:
