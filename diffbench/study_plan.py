@@ -10,13 +10,14 @@ from typing import Literal
 
 from diffbench import cache, runner
 from diffbench.atomic import write_text
-from diffbench.build import ORGANISM, Organism
+from diffbench.build import Organism
 from diffbench.canonical import digest
-from diffbench.comparison import COMPARISON, SCORE_CODE
+from diffbench.comparison import SCORE_CODE
 from diffbench.errors import DiffbenchError, RecordError
 from diffbench.grid import PlannedCell
 from diffbench.line import error_line
-from diffbench.record import read_document
+from diffbench.projection import project
+from diffbench.record import Record, read_document
 from diffbench.run import RunConfig, planned
 from diffbench.study import Reading, Registration, Study, Term
 from diffbench.truth import Schema
@@ -42,8 +43,8 @@ MEASURE_CODE = tuple(
 )
 """Code that a measurement follows from, beside the fit's own."""
 MEASUREMENTS, MEASUREMENT_BYTES = "measurements", 1 << 20
-SECONDS = {"organism": 100.0, "comparison": 40.0, "cell": 60.0, "measurement": 8.0}
-"""What each takes on one core at the registered tier, for the time that is told before."""
+MEASURE_SECONDS = 4.0
+"""What measuring a fit takes on one core at the registered tier, for the time that is told before."""
 
 
 class Measurement(Schema):
@@ -86,6 +87,10 @@ class PlannedRun:
     def cell(self, method: str, seed: int) -> PlannedCell:
         """The cell of a method on the organism of a seed; a run without a problem has one for each."""
         return next(c for c in self.cells if c.cell.method == method and c.cell.organism_seed == seed)
+
+    def finished(self) -> dict[str, Record]:
+        """The records of finished cells, by key."""
+        return runner.stored_records(self.folder, self.cells)
 
     def measured(self, cell: PlannedCell) -> list[str]:
         """What has to be measured of a cell's fit."""
@@ -133,22 +138,20 @@ class Plan:
 
     def missing(self) -> list[tuple[PlannedRun, PlannedCell]]:
         """Cells that are not finished."""
-        return [(run, cell) for run, cell in self.cells if not runner.stored_records(run.folder, [cell])]
+        finished = {key for run in self.runs for key in run.finished()}
+        return [(run, cell) for run, cell in self.cells if cell.key not in finished]
 
     def projected(self) -> float:
-        """Seconds that it will take with so many jobs, by what each part takes on a usual core."""
-        missing = self.missing()
-        comparisons = {cell.comparison.key: cell.comparison for _, cell in missing}
-        organisms = {one.organism.recipe.name: one.organism for one in comparisons.values()}
-        counts = {
-            "organism": sum(cache.finished(ORGANISM, one.inputs()) is None for one in organisms.values()),
-            "comparison": sum(cache.finished(COMPARISON, one.inputs()) is None for one in comparisons.values()),
-            "cell": len(missing),
-            "measurement": sum(
-                run.stored(cell, read) is None for run, cell in self.cells for read in run.measured(cell)
-            ),
-        }
-        return sum(SECONDS[what] * n for what, n in counts.items()) / self.jobs
+        """Seconds that it will take with so many jobs, by what such work took before."""
+        cells = [cell for _, cell in self.cells]
+        if not cells:
+            return 0.0
+        finished = {key: record for run in self.runs for key, record in run.finished().items()}
+        organisms = {cell.cell.organism: cell.comparison.organism for cell in cells}
+        folder = next(run.folder for run in self.runs if run.cells)
+        of_cells = project(list(organisms.values()), cells, folder, finished, self.jobs)
+        unmeasured = sum(any(run.stored(cell, r) is None for r in run.measured(cell)) for run, cell in self.cells)
+        return of_cells.time.total + unmeasured * MEASURE_SECONDS / self.jobs
 
 
 def plan(
