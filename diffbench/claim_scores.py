@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from diffbench.diff import Finding
 from diffbench.direction import check, held_to
@@ -18,11 +19,14 @@ def score_claims(
 ) -> ClaimScores:
     """Score the first ten findings of a Diff.
 
-    A finding finds a claim if its component tells the claim's probes from near-miss ones and from those of each claim
-    other claim, all with an AUROC of at least .9. What is at work wherever anything changed so finds no claim in
-    particular. Claims of opposite effects, such as those of the two colours of a swap, are sides of one exchange. They
-    need not be told apart, since a component that is at work for both has found both. With direction, a word that moved
-    there must be among those of the finding's lists that `diffbench.direction.check` looks at.
+    A finding finds a claim if its component tells the claim's probes from near-miss ones and from those of every other
+    claim, all with an AUROC of at least .9. What is at work wherever anything changed so finds no claim in particular.
+    Claims of opposite effects, such as those of the two colours of a swap, are sides of one exchange. They need not be
+    told apart, since a component that is at work for both has found both. With direction, a word that moved there must
+    be among those of the finding's lists that `diffbench.direction.check` looks at.
+
+    Over-listed is what is at work at no claim's probes. What is at work at those of several claims may find none of
+    them, but it speaks of what was changed.
 
     Args:
         findings: of the Diff.
@@ -50,7 +54,7 @@ def score_claims(
         recall_direction=Figure.not_applicable(f"none of the first {TOP} findings names words")
         if silent
         else Figure.of(len(said) / len(claims)),
-        over_listing=Figure.of(sum(not places for places in located) / len(first)),
+        over_listing=Figure.of(fmean(float(location.auroc[:, f.component].max()) < HIT for f in first)),
         found=tuple(claims[index].id for index in sorted(found)),
         n_claims=len(claims),
     )

@@ -199,7 +199,9 @@ class ClaimScores(Schema):
     recall_direction: Figure = Field(
         description="share of the claims that a finding locates and names a word of that moved as it says"
     )
-    over_listing: Figure = Field(description="share of the first ten findings that locate no claim")
+    over_listing: Figure = Field(
+        description="share of the first ten findings that are at work at no claim's probes: AUROC < .9 for all of them"
+    )
     found: tuple[str, ...] = Field((), description="ids of the claims that were located")
     n_claims: int
 

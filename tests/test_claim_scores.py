@@ -25,17 +25,17 @@ def test_a_component_for_each_claim_finds_all_of_them_and_lists_nothing_else() -
 def test_what_is_at_work_for_every_claim_finds_none_in_particular() -> None:
     words = ["red", "white", "black", "one"]
     found = score_claims([finding(1, words)], located((1.0,) * 4), MOVED, CLAIMS)
-    assert (found.recall.value, found.recall_direction.value, found.over_listing.value) == (0, 0, 1)
+    assert (found.recall.value, found.recall_direction.value, found.over_listing.value) == (0, 0, 0)
     two = score_claims([finding(1, words)], located((1.0, 1.0, 0.0, 0.0)), MOVED, CLAIMS)
-    assert (two.recall.value, two.found) == (0, ())
+    assert (two.recall.value, two.over_listing.value, two.found) == (0, 0, ())
     stronger = score_claims([finding(1, words)], located((2.0, 1.0, 1.0, 1.0)), MOVED, CLAIMS)
     assert stronger.found == ("a",)  # it tells that one from the others
 
 
-def test_over_listing_is_the_share_of_findings_that_find_nothing() -> None:
+def test_over_listing_is_the_share_of_findings_that_are_at_work_at_no_claim() -> None:
     columns = [OWN[0], (0.0,) * 4, OWN[0], (1.0,) * 4]
     found = score_claims([finding(rank, ["red"]) for rank in range(1, 5)], located(*columns), MOVED, CLAIMS)
-    assert (found.recall.value, found.recall_direction.value, found.over_listing.value) == (1 / 4, 1 / 4, 2 / 4)
+    assert (found.recall.value, found.recall_direction.value, found.over_listing.value) == (1 / 4, 1 / 4, 1 / 4)
 
 
 def test_only_the_first_ten_findings_count() -> None:
