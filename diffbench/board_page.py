@@ -98,9 +98,7 @@ def _elsewhere(others: Sequence[Section]) -> str:
     names = list(dict.fromkeys(str(section.key["organism"]) for section in others))
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     listed = ", ".join(names[:LISTED]) + more
-    return (
-        f"The same organism at other seeds: {listed}. All together: `diffbench leaderboard standings` and `detection`."
-    )
+    return f"The same organism at other seeds: {listed}."
 
 
 def _failures(section: Section, others: Sequence[Section]) -> list[str]:

@@ -64,7 +64,7 @@ LAYOUT: tuple[Column[DetectionRow], ...] = (
         "counted. 1/n is the smallest rate that n nulls can show",
     ),
     Column(
-        "AUROC (pairs)",
+        "AUROC (n)",
         _auroc,
         "chance that the change score of a changed organism lies above a null's, equal ones counting one half; in "
         "brackets the pairs",
@@ -96,7 +96,7 @@ LAYOUT: tuple[Column[DetectionRow], ...] = (
     ),
     Column("notes", lambda row: "" if row.kind == "method" else row.kind, "controls and own tracks", True),
 )
-DROPPED = ("TPR@1%", "notes", "AUROC (pairs)", "abstains")
+DROPPED = ("TPR@1%", "notes", "AUROC (n)", "abstains")
 LISTED = 30
 """Most gaps that are listed under a table; the JSON has all of them."""
 
@@ -112,7 +112,12 @@ def heading(table: ChangeDetection) -> str:
 def about(table: ChangeDetection) -> str:
     """What an alarm on these nulls is, and how small a rate they can show."""
     words = CLASSES.get(table.null_class, "")
-    return f"{words[:1].upper()}{words[1:]}. Resolution: 1/{table.nulls} = {share(1 / table.nulls)}."
+    alone = (
+        ""
+        if table.positives
+        else (" There is no changed organism of the same tier, rule of the layer and scoring code to set against them.")
+    )
+    return f"{words[:1].upper()}{words[1:]}. Resolution: 1/{table.nulls} = {share(1 / table.nulls)}.{alone}"
 
 
 def gaps(table: ChangeDetection) -> list[str]:

@@ -172,6 +172,7 @@ class _Field:
         gaps = Counter(each.gap(self.metric, place) or "no score" for place in self.places if place not in values)
         why = ", ".join(f"{n} {word}" for word, n in sorted(gaps.items()))
         missing = f"misses {gaps.total()} of {len(self.places)}: {why}" if gaps else None
+        missing = missing if values else f"no score: {why}"
         trivial = [(other.label, self.values[other.label]) for other in found if other.baseline and other is not each]
         gain = lift(values, trivial, self.sign)
         return StandingRow(

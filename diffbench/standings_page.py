@@ -54,7 +54,7 @@ def _over(row: StandingRow) -> str:
 def _notes(row: StandingRow) -> str:
     parts = ["trivial"] if row.baseline else []
     parts += [row.kind] if row.kind != "ranked" else []
-    parts += [row.gaps.partition(":")[0]] if row.gaps else []
+    parts += [row.gaps.partition(":")[0] if row.units else row.gaps] if row.gaps else []
     return clip(", ".join(parts), NOTE_WIDTH)
 
 
@@ -130,8 +130,8 @@ def apart(table: Standing) -> list[str]:
 
 
 def gaps(table: Standing) -> list[str]:
-    """What rows miss, and why."""
-    return [f"{row.label} {row.gaps}" for row in table.rows if row.gaps]
+    """What rows miss that have the score elsewhere, and why."""
+    return [f"{row.label} {row.gaps}" for row in table.rows if row.gaps and row.units]
 
 
 def _apart(pair: PairTest, table: Standing) -> str:

@@ -198,6 +198,7 @@ def test_nulls_without_changed_organisms_still_show_alarms() -> None:
     assert (found.positives, row.hits.state, row.auroc.state, row.tpr_5.state) == (0, "n/a", "n/a", "n/a")
     assert row.alarms.value == 0.0
     assert row.tpr_5.reason == "no changed organism with a change score"
+    assert "There is no changed organism" in " ".join(text([found]).split())
 
 
 def test_without_nulls_there_is_nothing_to_say() -> None:

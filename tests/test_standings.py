@@ -216,12 +216,13 @@ def test_a_figure_that_nobody_has_makes_no_table_and_one_that_some_have_is_na() 
     found = by_label(table(some, "installed"))
     assert found["a"].figure.value == pytest.approx(0.62)
     assert (found["b"].figure.state, found["b"].rank_low, found["b"].units) == ("n/a", None, 0)
+    assert found["b"].gaps == "no score: 6 n/a"
 
 
 def test_numbers_that_cannot_be_squared_are_no_scores() -> None:
     records = study({"a": 0.3}, families=4)
     large = [cell(item.model_copy(update={"scores": scores(1e308)}), method="large") for item in records]
-    assert by_label(table(records + large))["large"].gaps == "misses 8 of 8: 8 out of range"
+    assert by_label(table(records + large))["large"].gaps == "no score: 8 out of range"
 
 
 def test_units_that_are_all_alike_have_no_interval() -> None:
