@@ -81,9 +81,9 @@ class SeedGroup:
         return digest(
             {
                 "stage": "consistency",
+                "row": _row(self.records[0]),
                 "diffs": [[record.cell.seed, record.hashes.diff] for record in self.records],
                 "controls": [[record.cell.seed, record.hashes.diff] for record in self.controls],
-                "pair": self.records[0].hashes.pair,
                 "prepared": prepared,
                 "code": cache.code_version(*CONSISTENCY_CODE),
                 "libraries": cache.libraries(),
