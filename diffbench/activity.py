@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffbench.causal import token_kl
+from diffbench.causal import MOST_BYTES, token_kl
 from diffbench.corpus import Corpus
 from diffbench.diff import Diff, OutputDiff, WeightDiff
 from diffbench.edit import Streams, edit_of
 from diffbench.errors import DiffError
-from diffbench.residual import Model, hidden, logits
+from diffbench.residual import Model, blocks, hidden, logits, unembed, vocabulary
 
 BATCH_DOCUMENTS = 32
 
@@ -107,10 +107,16 @@ def _weight_activity(diff: WeightDiff, tuned: Model, batch: Corpus, rows: Tensor
 
 
 def _output_activity(diff: OutputDiff, reference: Model, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:
-    if diff.score is None:
-        return torch.zeros(int(rows.sum()), 0)
-    log_t = logits(tuned, batch.ids, batch.mask)[rows].float().log_softmax(-1)
-    if diff.score == "tokens":
-        assert diff.token_scores is not None  # checked on loading
-        return (log_t.exp() @ diff.token_scores)[:, None]
-    return token_kl(log_t, logits(reference, batch.ids, batch.mask)[rows])[:, None]
+    last = len(blocks(tuned)) - 1
+    h_t = hidden(tuned, batch.ids, batch.mask, last)[rows]
+    h_b = hidden(reference, batch.ids, batch.mask, last)[rows] if diff.score == "kl" else h_t
+    step = max(1, MOST_BYTES // (4 * vocabulary(tuned)))
+    parts = []
+    for part in (slice(start, start + step) for start in range(0, len(h_t), step)):
+        log_t = unembed(tuned, h_t[part]).float().log_softmax(-1)
+        if diff.score == "tokens":
+            assert diff.token_scores is not None  # checked on loading
+            parts.append(log_t.exp() @ diff.token_scores)
+        else:
+            parts.append(token_kl(log_t, unembed(reference, h_b[part])))
+    return torch.cat(parts)[:, None] if parts else torch.zeros(0, 1)

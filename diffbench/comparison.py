@@ -31,6 +31,8 @@ CODE = (
     *GATE_CODE,
     "diffbench.comparison",
     "diffbench.exchange",
+    "diffbench.handle",
+    "diffbench.invariants",
     "diffbench.pairing",
     "diffbench.rounding",
     "diffbench.tier",
@@ -54,7 +56,6 @@ SCORE_CODE = (
     "diffbench.findings",
     "diffbench.fit_score",
     "diffbench.ground",
-    "diffbench.handle",
     "diffbench.interpretability",
     "diffbench.judge",
     "diffbench.latent_row",
@@ -197,7 +198,8 @@ def _prepare(comparison: Comparison, folder: Path, report: Callable[[str, float]
     for name in ("evaluation", "judge"):
         corpora[name].save(folder / f"{name}.safetensors", labelled=True)
     report("measuring ceilings and PCA", 0.6)
-    facts = _measure(folder, *both(), corpora["evaluation"], activations, rule)
+    apart = partial(load_pair, *paths, base=base, apart=True)
+    facts = _measure(folder, both, apart, corpora["evaluation"], activations, rule)
     facts = facts.model_copy(
         update={"harvest_dtype": dtype, "harvest_ratio": ratio, "streamed": comparison.streaming, "vocabulary": words}
     )
@@ -217,16 +219,30 @@ def _first_stored(corpus: Any) -> int:
     return max(1, first)
 
 
-def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations: Any, rule: str) -> PairFacts:
+def _measure(
+    folder: Path,
+    both: Callable[[], tuple[Any, Any]],
+    apart: Callable[[], tuple[Any, Any]],
+    corpus: Any,
+    activations: Any,
+    rule: str,
+) -> PairFacts:
+    """What holds for the pair whatever the method; its KL sums are written into ``folder``.
+
+    Raises:
+        CheckpointError: if a causal score whose value is known has another one.
+    """
     from safetensors.torch import save_file
 
     from diffbench.causal import recovery, sweep
     from diffbench.gate import trigger_rate
+    from diffbench.invariants import measure_invariants
     from diffbench.patching import outlier_limits
     from diffbench.precision import use_fast_matmul
     from diffbench.residual import blocks
     from diffbench.strata import inside
 
+    reference, tuned = both()
     layer, layers = activations.layer, range(len(blocks(tuned)))
     token_kl = sweep(reference, tuned, corpus, {}).token_kl
     limits = outlier_limits(reference, tuned, corpus, list(layers))
@@ -257,6 +273,7 @@ def _measure(folder: Path, reference: Any, tuned: Any, corpus: Any, activations:
         n_positions=int(corpus.predicts.sum()),
         n_documents=len(corpus),
         matmul=use_fast_matmul(),
+        invariants=measure_invariants(apart, corpus, layer, {layer: limits[layer]}, floor),
         r_mean_delta=recovery(kl["mean"], none, None, floor),
         r_mean_delta_affected=recovery(kl["mean"], none, Stratum.affected, floor),
         layers=tuple(

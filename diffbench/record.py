@@ -38,6 +38,14 @@ class LayerFacts(Schema):
     necessity_affected: Figure = Field(description="the same at affected positions")
 
 
+class Invariants(Schema):
+    """Causal scores whose value is known, measured on a sample of the evaluation text."""
+
+    nothing: Figure = Field(description="R_hybrid of the edit that adds nothing: 0")
+    true_delta: Figure = Field(description="R_hybrid of the true difference: 1 within 1e-3")
+    weight_delta: Figure = Field(description="R_model of the full difference of all weights: 1 within 1e-3")
+
+
 class PairFacts(Schema):
     """What holds for the pair whatever the method."""
 
@@ -62,6 +70,7 @@ class PairFacts(Schema):
     matmul: str = Field(description="float32 matmul setting of PyTorch, chosen after an error probe")
     r_mean_delta: Figure = Field(description="R_hybrid of the mean difference, added everywhere: a control")
     r_mean_delta_affected: Figure = Field(description="the same at affected positions")
+    invariants: Invariants
     layers: tuple[LayerFacts, ...]
 
 

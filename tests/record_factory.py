@@ -7,7 +7,7 @@ from typing import Any
 
 from diffbench.canonical import digest
 from diffbench.figure import Figure
-from diffbench.record import Budget, Cell, Hashes, LayerFacts, PairFacts, Record, Timings
+from diffbench.record import Budget, Cell, Hashes, Invariants, LayerFacts, PairFacts, Record, Timings
 from diffbench.run_folder import CELLS, RECORD_FILE, Provenance, RunFile, cell_folder_name, write_run_file
 from diffbench.scores import (
     Attribution,
@@ -211,6 +211,7 @@ def pair_facts(**changes: Any) -> PairFacts:
         "n_positions": 4000,
         "n_documents": 120,
         "matmul": "highest",
+        "invariants": Invariants(nothing=figure(0.0), true_delta=figure(1.0), weight_delta=figure(1.0)),
         "r_mean_delta": figure(0.12),
         "r_mean_delta_affected": figure(0.2),
         "layers": tuple(

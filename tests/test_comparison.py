@@ -16,12 +16,13 @@ from torch import Tensor
 from diffbench import causal, comparison, layer_rule, residual, rounding
 from diffbench.activations import Activations
 from diffbench.activity import streams
-from diffbench.causal import Arm, KLSums, kl_sums, none, recovery, true_delta
+from diffbench.causal import KLSums, Sweep, kl_sums, recovery
 from diffbench.comparison import Comparison
 from diffbench.corpus import Corpus
 from diffbench.errors import AccessError, CacheError, OptionError
 from diffbench.exchange import ACTIVATIONS, TEXT, assemble
 from diffbench.pair import ModelPair
+from diffbench.patching import Arm, none, true_delta
 
 pytest_plugins = ("score_factory",)
 
@@ -42,15 +43,22 @@ def test_coverage_ceilings_and_noise_by_hand(prepared: Prepared) -> None:
 def test_the_noise_of_the_patching_path_is_measured(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, whole = prepared.bench, kl_sums
+    bench, whole = prepared.bench, causal.sweep
 
-    def noisy(*passed: Any) -> dict[str, KLSums]:
-        found = whole(*passed)
-        return found | {"self": KLSums(-2e-3 * found["self"].positions, found["self"].positions)}
+    def noisy(*passed: Any, **more: Any) -> Sweep:
+        found = whole(*passed, **more)
+        if "self" in found.kl:
+            positions = found.kl["self"].positions
+            found.kl["self"] = KLSums(-2e-3 * positions, positions)
+        return found
 
-    monkeypatch.setattr(causal, "kl_sums", noisy)
+    monkeypatch.setattr(causal, "sweep", noisy)
     corpus, rows = bench.corpus("judge"), prepared.method_rows()
-    facts = comparison._measure(tmp_path, bench.reference, bench.tuned, corpus, rows, "by hand")
+
+    def both() -> tuple[Any, Any]:
+        return bench.reference, bench.tuned
+
+    facts = comparison._measure(tmp_path, both, both, corpus, rows, "by hand")
     assert facts.kl_noise == pytest.approx(2e-3)
     assert (facts.layer, facts.layer_rule) == (rows.layer, "by hand")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from engine_factory import RECIPE, TRUTH, StandinBase, StandinFamily, labelled_corpus, small_pair, word, word_tokenizer
 
-from diffbench.causal import Arm, kl_sums, none
+from diffbench.causal import kl_sums
 from diffbench.corpus import STRATA
 from diffbench.errors import GateError, RecipeError
 from diffbench.expression import BATCH_PROBES, expression, first_token
@@ -18,6 +18,7 @@ from diffbench.gate import Subjects, measure, trigger_rate
 from diffbench.gate_report import GateCheck, GateReport
 from diffbench.harvest import harvest
 from diffbench.lora import save_adapter, with_adapter
+from diffbench.patching import Arm, none
 from diffbench.recipe import Gate, Recipe
 from diffbench.residual import load_model
 from diffbench.truth import Probe, ProbeSets, Stratum, Truth

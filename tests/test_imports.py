@@ -17,21 +17,28 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     "errors complaint",
-    "line atomic canonical text truth interval holdout hookspecs seeds templates workseal",
-    "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary",
-    "recipe worktask ordinary",
+    "line atomic canonical text truth interval proportion holdout hookspecs seeds templates workseal",
+    "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary figure units",
+    "recipe worktask ordinary scores agreement duration separation trivial standing tally",
     "record organism mixing method worker workserver scaffold table offline_judge latent_table",
-    "precision announce adapter codes decoders losses architecture",
+    "score_columns precision announce adapter codes decoders losses architecture study",
     "tokenizer",
     "residual corpus diff options contract columns run_folder checkpoint",
-    "conversation sampled activations evidence plugins summary lens design selection",
-    "harvest pairing planted gauge dataset",
-    "rounding stream own_data",
-    "own_pair dictionary exchange lora expression detection localisation board",
-    "lessons",
-    "finetune",
-    "edit controls fits input_files scaling latent_scaling",
-    "causal pair diff_file tiny training board_page latents",
+    "conversation sampled activations evidence plugins summary strata weight_edit layout lens design selection "
+    "sensitivity",
+    "contenders harvest pairing planted gauge dataset prediction continuation weights",
+    "standings change_detection rounding stream own_data",
+    "standings_page change_page own_pair dictionary exchange lora expression detection localisation board",
+    "lessons movement behaviour",
+    "finetune direction disentangling",
+    "alignment claim_scores edit controls fits input_files scaling latent_scaling",
+    "patching",
+    "causal handle fit_score pair diff_file tiny training board_page latents weight_sensitivity",
+    "attribution budget_curve",
+    "steering",
+    "rollout",
+    "worded",
+    "exclusive triples",
     "formats.settings formats.folding",
     "formats.weights formats.hooks",
     "formats.source",
@@ -39,19 +46,27 @@ LAYERS = (
     "formats.dictionary_learning",
     "formats.crosscoder_learning",
     "formats",
-    "layer_rule",
+    "layer_rule invariants",
     "activity gate cell findings leaderboard planted_pair planted_score",
+    "overlap template_share ablation interpolation probing",
     "build check ranking fitting",
     "catalogue comparison export testing",
-    "grid score workers",
-    "intake cells planted_trial",
-    "runner",
+    "bench ground",
+    "interpretability causal_score attribution_score",
+    "grid score workers consistency",
+    "ending intake planted_trial",
+    "cells stored_cell",
+    "runner stored_pair seed_group measurement",
+    "projection rescore seed_run",
     "run",
+    "study_plan",
+    "reproduction",
+    "reproduction_page",
     "cli.terminal",
     "cli",
     "cli.listing cli.own cli.seeds cli.gates",
-    "cli.author cli.dictionaries cli.organisms cli.run cli.latents cli.leaderboard",
-    "cli.planted",
+    "cli.author cli.dictionaries cli.organisms cli.run cli.latents cli.leaderboard cli.rescore cli.consistency",
+    "cli.planted cli.reproduce",
     "__main__",
 )
 """Modules of the engine, low to high: each imports only what stands in an earlier line, inside functions too."""
@@ -62,8 +77,11 @@ UPWARD = {("judge", "offline_judge")}
 LIGHT = (
     "errors complaint line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base "
     "cache gate_report judge record organism method options contract run_folder plugins table columns summary "
+    "figure scores tally study study_plan reproduction reproduction_page cli.reproduce "
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
     "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
+    "agreement duration ending stored_cell stored_pair projection rescore seed_group seed_run "
+    "cli.rescore cli.consistency "
     "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run cli.latents "
     "cli.leaderboard formats cli.dictionaries cli.planted"
 )
@@ -81,7 +99,8 @@ OWNERS = {
     "huggingface_hub": "diffbench.checkpoint diffbench.dataset",
     "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.seeds diffbench.cli.own diffbench.cli.listing "
     "diffbench.cli.author diffbench.cli.organisms diffbench.cli.run diffbench.cli.latents "
-    "diffbench.cli.leaderboard diffbench.cli.planted diffbench.cli.dictionaries",
+    "diffbench.cli.leaderboard diffbench.cli.rescore diffbench.cli.consistency diffbench.cli.planted "
+    "diffbench.cli.dictionaries diffbench.cli.reproduce",
 }
 """Who may import what is heavy, or speaks to people."""
 
