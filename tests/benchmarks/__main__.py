@@ -20,6 +20,7 @@ PARTS = {
     "parity": "parity",
     "harvest": "harvest_speed",
     "grid": "grid_time",
+    "score": "scoring_time",
     "exclusive": "exclusive_latents",
     "gpu": "gpu_speed",
 }
