@@ -92,8 +92,11 @@ def agreement(
     )
 
 
-def over_pairs(n: int, value: PairOf) -> Figure:
-    """Mean of a value over all pairs of ``n`` seeds; its interval is a jackknife over the seeds, from three on."""
+def over_pairs(n: int, value: PairOf, bounds: tuple[float, float] = (0.0, 1.0)) -> Figure:
+    """Mean of a value over all pairs of ``n`` seeds; its interval is a jackknife over the seeds, from three on.
+
+    The interval is cut where the value cannot be.
+    """
     values = {pair: value(*pair) for pair in combinations(range(n), 2)}
     mean = math.fsum(values.values()) / len(values)
     if n < LEAST_UNITS:
@@ -105,7 +108,7 @@ def over_pairs(n: int, value: PairOf) -> Figure:
     centre = math.fsum(without) / n
     error = math.sqrt((n - 1) / n * math.fsum((each - centre) ** 2 for each in without))
     half = t_quantile(n - 1) * error
-    return Figure.of(mean, mean - half, mean + half)
+    return Figure.of(mean, max(bounds[0], mean - half), min(bounds[1], mean + half))
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
@@ -230,7 +233,7 @@ def compared_activity(seen: Sequence[Tensor]) -> Activity:
         return float((found.max(dim=1).values.mean() + found.max(dim=0).values.mean()) / 2)
 
     return Activity(
-        spearman=over_pairs(len(seen), lambda a, b: best(seen[a], seen[b])),
+        spearman=over_pairs(len(seen), lambda a, b: best(seen[a], seen[b]), (-1.0, 1.0)),
         chance=_mean(len(seen), lambda a, b: best(seen[a], seen[b][shuffled])),
     )
 

@@ -206,10 +206,13 @@ def _compare_seeds(
     missing = [group for group in groups if stored(folder, group) is None]
     if not missing:
         return
-    with workers() as servers:
-        for compared in compare(missing, folder, servers):
-            if compared.problem is not None:
-                logger.warning("seeds of %s cannot be compared: %s", compared.group.name, compared.problem)
+    try:
+        with workers() as servers:
+            for compared in compare(missing, folder, servers):
+                if compared.problem is not None:
+                    logger.warning("seeds of %s cannot be compared: %s", compared.group.name, compared.problem)
+    except DiffbenchError as error:  # the cells are finished all the same
+        logger.warning("seeds cannot be compared: %s", error)
 
 
 def verify(

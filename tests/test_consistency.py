@@ -196,11 +196,13 @@ def test_activity_is_compared_with_the_component_that_fits_best() -> None:
 
 def test_the_interval_is_a_jackknife_over_seeds_and_there_is_none_of_two() -> None:
     table = {(0, 1): 0.2, (0, 2): 0.5, (1, 2): 0.8, (0, 3): 0.4, (1, 3): 0.9, (2, 3): 0.6}
-    figure = over_pairs(4, lambda a, b: table[a, b])
+    figure = over_pairs(4, lambda a, b: table[a, b], (-math.inf, math.inf))
     without = [np.mean([v for pair, v in table.items() if seed not in pair]) for seed in range(4)]
     half = t_quantile(3) * math.sqrt(3 / 4 * sum((w - np.mean(without)) ** 2 for w in without))
     assert figure.value == pytest.approx(np.mean(list(table.values())))
     assert (figure.low, figure.high) == (pytest.approx(figure.value - half), pytest.approx(figure.value + half))
+    cut = over_pairs(4, lambda a, b: table[a, b], (0.0, 0.6))
+    assert (cut.value, cut.high) == (figure.value, 0.6) and cut.low == max(0.0, figure.value - half)
     two = over_pairs(2, lambda a, b: table[a, b])
     assert (two.value, two.low, two.high) == (0.2, None, None)
 
@@ -211,7 +213,7 @@ def test_the_jackknife_covers_what_pairs_of_seeds_estimate() -> None:
     hits = 0
     for _ in range(400):
         seeds = source.normal(1.0, 0.3, size=6)
-        figure = over_pairs(6, lambda a, b, seeds=seeds: float(seeds[a] * seeds[b]))  # type: ignore[misc]
+        figure = over_pairs(6, lambda a, b, seeds=seeds: float(seeds[a] * seeds[b]), (-9.0, 9.0))  # type: ignore[misc]
         hits += float(figure.low or 0) <= 1.0 <= float(figure.high or 0)
     assert 0.90 <= hits / 400 <= 0.99
 

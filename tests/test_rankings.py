@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from run_factory import answers, command, records, run, snapshot
 from test_run_cli import kill_when
 
 from diffbench import cells, runner
+from diffbench.canonical import file_digest
 from diffbench.comparison import SCORE_CODE
-from diffbench.diff_file import load_diff
+from diffbench.diff_file import load_diff, save_diff
 from diffbench.errors import OptionError, UnknownName
 from diffbench.fits import read_fit
 from diffbench.latent_table import read_latents
@@ -196,6 +199,36 @@ def test_a_fit_in_a_links_place_is_not_believed(recipe: Path, tmp_path: Path) ->
 
     with pytest.raises(RecordError, match="symbolic link"):
         run(tmp_path / "run", recipe, "ranked", "ranked@rising")
+
+
+FORGED = {
+    "NaN": (lambda diff: replace(diff, encoder=diff.encoder * math.nan), "encoder: holds NaN or infinite values"),
+    "wide": (lambda diff: replace(diff, decoder=diff.decoder.repeat(1, 2)), "decoder: has shape"),
+    "no column": (lambda diff: replace(diff, columns={}), "there is no ranking 'rising'"),
+    "no words": (lambda diff: replace(diff, findings=()), None),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_fit_that_somebody_forged_costs_its_own_rows_at_most(
+    what: str, started: list[str], recipe: Path, tmp_path: Path
+) -> None:
+    """Whoever publishes a run can write into it what no method process could leave; hashes agree with it."""
+    folder = tmp_path / "run"
+    run(folder, recipe, "ranked", "nothing")
+    [fit] = folder.glob("fits/*--ranked--*")
+    change, message = FORGED[what]
+    save_diff(change(load_diff(fit / "diff")), fit / "diff")
+    file = read_fit(fit)
+    hashes = {name: file_digest(fit / name) for name in file.files}
+    (fit / "fit.json").write_text(file.model_copy(update={"files": hashes}).model_dump_json())
+    found = by_row(run(folder, recipe, "ranked", "ranked@rising", "nothing", "nothing@rising"))
+    assert started == ["ranked", "nothing"], "the fit is believed to be finished"
+    assert found["ranked"].status == found["nothing"].status == "ok", "which are finished"
+    assert found["nothing@rising"].status == "not_applicable"
+    record = found["ranked@rising"]
+    assert record.status == {"no column": "not_applicable", "no words": "ok"}.get(what, "error"), record.reason
+    assert message is None or message in str(record.reason)
 
 
 def test_seeds_and_jobs_change_no_row(started: list[str], recipe: Path, tmp_path: Path) -> None:
