@@ -108,9 +108,10 @@ def _there(handle: Handle, order: Tensor) -> dict[str, Patch]:
     bias = handle.bias()
     if bias is not None:
         arms["bias"] = bias
+    for k in COMPONENT_BUDGETS if handle.directional else {*curve_points(handle), *COMPONENT_BUDGETS}:
+        arms[f"model{k}"] = handle.arm(order[:k], run="model")
     for k in COMPONENT_BUDGETS:
         arms[f"noise{k}"] = handle.noise(order[:k], k)
-        arms[f"model{k}"] = handle.arm(order[:k], run="model")
         arms[f"without{k}"] = handle.arm(order[:k], run="without", towards="reference")
     return arms
 
@@ -239,9 +240,10 @@ def _random(ground: Ground, there: dict[str, KLSums], k: int) -> Figure:
 def _curve(
     ground: Ground, handle: Handle, there: dict[str, KLSums], active: tuple[float, ...] | None
 ) -> tuple[CurvePoint, ...]:
-    none = ground.kl["none"]
+    none, reference = ground.kl["none"], ground.kl["reference"]
     if not there:
         return ()
+    elsewhere = Figure.not_applicable("measured at the budgets alone")
     points = [(k, f"top{k}") for k in curve_points(handle)]
     if "bias" in there:
         points.insert(0, (0, "bias"))
@@ -249,6 +251,9 @@ def _curve(
         CurvePoint(
             k=k,
             r=recovery(there[name], none, Stratum.affected, ground.floor),
+            r_model=recovery(there[f"model{k}"], reference, Stratum.affected, ground.floor)
+            if f"model{k}" in there
+            else elsewhere,
             active_per_token=_active(active, k),
         )
         for k, name in points

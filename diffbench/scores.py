@@ -33,10 +33,15 @@ class BudgetPoint(Schema):
 
 
 class CurvePoint(Schema):
-    """A point of the budget curve: R_hybrid at affected positions of the top ``k`` components; k = 0: biases alone."""
+    """A point of the budget curve, at affected positions: the top ``k`` components; k = 0: biases alone.
+
+    Of whole components, blocks of a model replaced from below among them, R_model is the interpolation curve: a hybrid
+    run goes on in the tuned model above the layer, whose blocks are there already.
+    """
 
     k: int
-    r: Figure
+    r: Figure = Field(description="R_hybrid")
+    r_model: Figure = Field(description="R_model; of single directions at the budgets alone")
     active_per_token: Figure
 
 

@@ -109,7 +109,10 @@ def _parts(lift: float) -> dict[str, dict[str, Any]]:
             "budgets": budget_points(lift),
             "budget_mean": figure(mean, 0.04),
             "headline": figure(lift, 0.05),
-            "curve": tuple(CurvePoint(k=k, r=figure(mean), active_per_token=figure(k / 2)) for k in (0, 1, 16)),
+            "curve": tuple(
+                CurvePoint(k=k, r=figure(mean), r_model=figure(mean - 0.1), active_per_token=figure(k / 2))
+                for k in (0, 1, 16)
+            ),
             "area": figure(mean),
             "strata": tuple(
                 StratumScore(

@@ -68,6 +68,10 @@ def test_whole_components_have_a_curve_of_every_number_of_them(prepared: Prepare
     assert [point.k for point in found.curve] == [1, 2, 3, 4, 5]
     assert found.curve[-1].r.value == pytest.approx(1, abs=1e-3)
     assert found.curve[0].r.value is not None and found.curve[0].r.value < 0.999
+    assert found.curve[-1].r_model.value == pytest.approx(1, abs=1e-3)
+    assert [point.r_model.value for point in found.curve if point.k in (1, 2, 4)] == [
+        point.r_model.value for point in found.budgets[:3]
+    ]
     assert [point.k for point in found.budgets if point.r_random.state == "ok"] == [1, 2, 4]
 
 
@@ -125,6 +129,7 @@ def test_the_area_is_the_mean_height_over_the_logarithm(prepared: Prepared) -> N
     diff = dictionary_diff("delta", layer=layer_of(prepared))
     found = recovered(prepared, diff)
     assert [point.k for point in found.curve] == [0, 1, 2, 4, 8, 16, 24]
+    assert [point.r_model.state for point in found.curve] == ["n/a", *["ok"] * 4, "n/a", "n/a"]
     heights = {point.k: point.r.value for point in found.curve}
     xs, total = [k for k in heights if k], 0.0
     for left, right in pairwise(xs):
