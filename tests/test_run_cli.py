@@ -19,6 +19,7 @@ from run_factory import DRIVER, answers, command, mini_recipe, run
 
 from diffbench import plugins
 from diffbench.cli import main, terminal
+from diffbench.leaderboard import LEADERBOARD_SCHEMA
 
 pytest_plugins = ("run_factory",)
 pytestmark = pytest.mark.usefixtures("warm")
@@ -105,7 +106,7 @@ def test_methods_that_are_missing_are_mentioned_where_all_were_asked_for(
 def test_json_is_all_that_is_on_stdout(ask: Callable[..., Result]) -> None:
     result = ask("--method", "nothing", "--json")
     document = json.loads(result.stdout)
-    assert result.exit_code == 0 and document["schema_version"] == 1
+    assert result.exit_code == 0 and document["schema_version"] == LEADERBOARD_SCHEMA
     assert "nothing" in json.dumps(document) and "quokka" in json.dumps(document)
 
 
