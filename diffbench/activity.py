@@ -6,7 +6,8 @@ tuned model at the module. OutputDiff: its per-token score. Shapes: T positions,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from diffbench.corpus import Corpus
 from diffbench.diff import Diff, OutputDiff, WeightDiff
 from diffbench.edit import Streams, edit_of
 from diffbench.errors import DiffError
-from diffbench.residual import Model, blocks, hidden, logits, unembed, vocabulary
+from diffbench.residual import Model, blocks, hidden, unembed, vocabulary
 
 BATCH_DOCUMENTS = 32
 
@@ -78,32 +79,54 @@ def _batch(diff: Diff, reference: Model, tuned: Model, batch: Corpus, rows: Tens
 
 
 def _weight_activity(diff: WeightDiff, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:
-    seen: dict[str, Tensor] = {}
-    handles = []
-    for name in sorted(set(diff.modules)):
-        try:
-            module = tuned.get_submodule(name)
-        except AttributeError:
-            raise DiffError(f"modules: the models have no module {name[:80]!r}") from None
-        if not isinstance(getattr(module, "weight", None), Tensor) or isinstance(module, nn.Embedding):
-            raise DiffError(f"modules: {name[:80]!r} is no module with one weight that reads vectors")
+    modules = {name: _reader(tuned, name) for name in sorted(set(diff.modules))}
+    seen: dict[str, list[Tensor]] = {name: [] for name in modules}
 
-        def keep(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            seen[name] = args[0][rows.to(args[0].device)].to(rows.device).float()
-
-        handles.append(module.register_forward_pre_hook(keep))
-    try:
-        logits(tuned, batch.ids, batch.mask)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _watched(modules, seen, rows):
+        last = hidden(tuned, batch.ids, batch.mask, len(blocks(tuned)) - 1)[rows]
+    above = {name: module for name, module in modules.items() if not seen[name]}
+    if above:  # they read each position alone, so the rows that are asked for are enough
+        with _watched(above, seen, None):
+            for part in last.split(max(1, MOST_BYTES // (4 * vocabulary(tuned)))):
+                unembed(tuned, part)
     columns = []
     for name, v, sigma in zip(diff.modules, diff.v, diff.sigma, strict=True):
-        x = seen[name]
+        if not seen[name]:
+            raise DiffError(f"modules: {name[:80]!r} takes no part in what the model computes")
+        x = torch.cat(seen[name])
         if x.shape[1] != v.numel():
             raise DiffError(f"v: {v.numel()} entries, but module {name} reads vectors of {x.shape[1]}")
         columns.append(sigma * (x @ v))
     return torch.stack(columns, dim=1) if columns else torch.zeros(int(rows.sum()), 0)
+
+
+def _reader(tuned: Model, name: str) -> nn.Module:
+    """A module by name, if it has one weight and reads vectors."""
+    try:
+        module: nn.Module = tuned.get_submodule(name)
+    except AttributeError:
+        raise DiffError(f"modules: the models have no module {name[:80]!r}") from None
+    if not isinstance(getattr(module, "weight", None), Tensor) or isinstance(module, nn.Embedding):
+        raise DiffError(f"modules: {name[:80]!r} is no module with one weight that reads vectors")
+    return module
+
+
+@contextmanager
+def _watched(modules: Mapping[str, nn.Module], seen: dict[str, list[Tensor]], rows: Tensor | None) -> Iterator[None]:
+    """What modules read while inside, [T, d_in] each, at ``rows`` [B, L] (None: everywhere)."""
+    handles = []
+    for name, module in modules.items():
+
+        def keep(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            read = args[0].flatten(0, -2) if rows is None else args[0][rows.to(args[0].device)]
+            seen[name].append(read.cpu().float() if rows is None else read.to(rows.device).float())
+
+        handles.append(module.register_forward_pre_hook(keep))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _output_activity(diff: OutputDiff, reference: Model, tuned: Model, batch: Corpus, rows: Tensor) -> Tensor:

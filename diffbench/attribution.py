@@ -34,8 +34,8 @@ from diffbench.sensitivity import BATCH_TOKENS, batches, stream_gradient
 from diffbench.text import Part
 from diffbench.weight_sensitivity import rank_one_attribution, whole_attribution
 
-TEXT_TOKENS = 8192
-"""Positions of text that a ranking is measured on."""
+TEXT_TOKENS, EITHER_WAY_TOKENS = 8192, 1024
+"""Positions of text that a ranking is measured on; fewer where each is a context by itself."""
 
 Decoder = Literal["difference", "tuned"]
 """Which direction stands for a latent that has two decoders."""
@@ -88,16 +88,24 @@ def responsibility(diff: Diff, reference: Model, tuned: Model, text: Corpus) -> 
     """[n] float32: minus the mean attribution over the first positions of a text, in nats per position and length 1.
 
     The larger, the more responsible, so that a ranking falls. A direction without a constant is added with either
-    sign, as each token has it, and so counts by the sign that lowers the KL: its value is the size of its attribution.
+    sign, as each token has it, and so counts by the sign that lowers the KL there: its value is the mean size of its
+    attribution at single contexts, of fewer of them, since a sum would let the two signs cancel.
 
     Raises:
         DiffError: as `attribute`.
     """
+    if isinstance(diff, DirectionDiff) and diff.constant is None:
+        each = attribute_each(diff, reference, tuned, text, _first(text, EITHER_WAY_TOKENS))
+        return each.abs().double().mean(dim=0).float()
+    where = _first(text, TEXT_TOKENS)
+    return -attribute(diff, reference, tuned, text, where) / int(where.sum())
+
+
+def _first(text: Corpus, tokens: int) -> Tensor:
+    """[N, L] bool: scored positions of the first documents that hold so many of them."""
     where = scored(text)
     before = where.sum(dim=1).cumsum(dim=0) - where.sum(dim=1)
-    where = where & (before < TEXT_TOKENS)[:, None]
-    mean = attribute(diff, reference, tuned, text, where) / int(where.sum())
-    return mean.abs() if isinstance(diff, DirectionDiff) and diff.constant is None else -mean
+    return where & (before < tokens)[:, None]
 
 
 def scored(corpus: Corpus) -> Tensor:

@@ -1,8 +1,9 @@
 """Causal scores: how much of KL(p_tuned || .) an edit takes away, summed per document and stratum.
 
 KL is in nats, from float32 log-softmax, in chunks of positions, so that 256 k words need less than 1 GiB.
-All arms of a sweep share one clean run of both models. Masked positions (BOS, pads, outliers) take h_t in every patched
-run, "none" included. Documents are the unit inside a cell.
+All arms of a sweep share one clean run of both models. Masked positions (BOS, pads, outliers) take h_t wherever the
+tuned model goes on, "none" included, and stay as they are in a reference that runs on by itself, so that R of nothing
+is 0 in every run. Documents are the unit inside a cell.
 
 Shapes: N documents, L positions, V vocabulary, S strata (`diffbench.strata.NAMES`), T positions.
 """

@@ -18,10 +18,9 @@ from diffbench.causal import KLSums, mixed, recovery, recovery_lift
 from diffbench.corpus import STRATA
 from diffbench.diff import DictionaryDiff
 from diffbench.edit import Streams
-from diffbench.figure import Figure
+from diffbench.figure import Figure, mean_figure
 from diffbench.ground import Ground
 from diffbench.handle import Handle, StreamHandle
-from diffbench.interval import mean_interval
 from diffbench.patching import Patch
 from diffbench.scores import BudgetPoint, CurvePoint, Recovery, SetScore, StratumScore
 from diffbench.seeds import derive
@@ -34,6 +33,8 @@ TOP = max(COMPONENT_BUDGETS)
 DRAWS = 5
 SAMPLE = 4
 """Every so many documents are enough for controls that are drawn several times, and for doses."""
+ABOVE = Figure.not_applicable("some of the components act above the layer, where a hybrid run is the tuned model")
+MANY = Figure.not_applicable("each component is a change of many directions; no number of directions costs as much")
 SET_BOUNDS = (0.1, 0.3, 0.6)
 
 
@@ -73,7 +74,7 @@ def score_causal(ground: Ground, handle: Handle, affected: Streams, seed: int) -
     if len(affected):
         there = ground.sweep(_there(handle, order), only=ground.corpus.affected)
         there |= ground.sweep(_draws(handle, seed), only=ground.corpus.affected & sample)
-    recovered = _recovery(ground, handle, kl, there, active_counts(handle, affected))
+    recovered = _recovery(_Affected(ground, handle, there, active_counts(handle, affected)), kl)
     return Causal(recovered, tuple(_spill(kl[f"moved{strength}"]) for strength in STRENGTHS))
 
 
@@ -103,15 +104,17 @@ def _doses(handle: Handle, order: Tensor) -> dict[str, Patch]:
 
 
 def _there(handle: Handle, order: Tensor) -> dict[str, Patch]:
-    """Arms that are looked at at affected positions."""
-    arms = {f"top{k}": handle.arm(order[:k]) for k in {*curve_points(handle), *COMPONENT_BUDGETS}}
+    """Arms that are looked at at affected positions; hybrid runs where they see all that the components do."""
+    points = {*curve_points(handle), *COMPONENT_BUDGETS}
+    arms = {f"top{k}": handle.arm(order[:k]) for k in points if handle.reaches(order[:k])}
     bias = handle.bias()
     if bias is not None:
         arms["bias"] = bias
-    for k in COMPONENT_BUDGETS if handle.directional else {*curve_points(handle), *COMPONENT_BUDGETS}:
+    for k in COMPONENT_BUDGETS if handle.directional else points:
         arms[f"model{k}"] = handle.arm(order[:k], run="model")
     for k in COMPONENT_BUDGETS:
-        arms[f"noise{k}"] = handle.noise(order[:k], k)
+        if handle.reaches(order[:k]):
+            arms[f"noise{k}"] = handle.noise(order[:k], k)
         arms[f"without{k}"] = handle.arm(order[:k], run="without", towards="reference")
     return arms
 
@@ -119,6 +122,8 @@ def _there(handle: Handle, order: Tensor) -> dict[str, Patch]:
 def _draws(handle: Handle, seed: int) -> dict[str, Patch]:
     """Random sets of each budget, five of each, where there is something to choose from."""
     found: dict[str, Patch] = {}
+    if not handle.reaches(handle.order()):
+        return found
     for draw in range(DRAWS):
         generator = torch.Generator().manual_seed(derive(seed, "random components", str(draw)))
         shuffled = torch.randperm(handle.n_components, generator=generator)
@@ -137,40 +142,71 @@ def _sets(handle: Handle) -> list[tuple[str, float, Tensor]]:
     return [(name, below, (columns[name].abs() < below).nonzero().flatten()) for below in SET_BOUNDS]
 
 
-def _recovery(
-    ground: Ground,
-    handle: Handle,
-    kl: dict[str, KLSums],
-    there: dict[str, KLSums],
-    active: tuple[float, ...] | None,
-) -> Recovery:
-    affected, none, tuned, floor = Stratum.affected, ground.kl["none"], ground.kl["tuned"], ground.floor
-    reference = ground.kl["reference"]
+@dataclass(frozen=True, slots=True)
+class _Affected:
+    """Arms at affected positions.
 
-    def at_affected(name: str, baseline: KLSums) -> Figure:
-        if name not in there and there:
-            return Figure.not_applicable("weights have no bias of their own")
-        return recovery(there.get(name, baseline), baseline, affected, floor)
+    Attributes:
+        kl: sums by arm; none at all where there are no affected positions.
+        active: mean number of the top 1, 2, 3, ... components that are active there.
+    """
 
-    budgets = tuple(_budget(ground, handle, there, k, _active(active, k)) for k in COMPONENT_BUDGETS)
-    tops, rivals = (
-        [sums.get(f"{name}{k}", none) for k in COMPONENT_BUDGETS] for sums, name in ((there, "top"), (ground.kl, "pca"))
-    )
+    ground: Ground
+    handle: Handle
+    kl: dict[str, KLSums]
+    active: tuple[float, ...] | None
+
+    def r(self, name: str, baseline: str = "none", missing: Figure = ABOVE) -> Figure:
+        """R of an arm over a run without it; where the arm was not run, why."""
+        return missing if self.kl and name not in self.kl else self.of([name], None, baseline)
+
+    def of(self, names: Sequence[str], weights: Sequence[float] | None = None, baseline: str = "none") -> Figure:
+        """Weighted mean of R over arms."""
+        lost = self.ground.kl[baseline]
+        if self.kl and not all(name in self.kl for name in names):
+            return ABOVE
+        arm = mixed([self.kl[name] for name in names], weights) if self.kl and names else lost
+        return recovery(arm, lost, Stratum.affected, self.ground.floor)
+
+    def lift(self, budgets: Sequence[int]) -> Figure:
+        """Mean over budgets of R minus PCA's."""
+        ground, names = self.ground, [f"top{k}" for k in budgets]
+        if self.kl and not all(name in self.kl for name in names):
+            return ABOVE
+        none = ground.kl["none"]
+        ours, theirs = [self.kl.get(name, none) for name in names], [ground.kl[f"pca{k}"] for k in budgets]
+        return self.matched(recovery_lift(ours, theirs, none, Stratum.affected, ground.floor))
+
+    def matched(self, figure: Figure) -> Figure:
+        """A score at matched budgets, where a component is one direction."""
+        return MANY if figure.state == "ok" and not self.handle.directional else figure
+
+    def at_work(self, k: int) -> Figure:
+        """Components of the top k that are active at a position."""
+        if self.active is None:
+            return Figure.undefined("no affected positions in the evaluation text")
+        return Figure.of(self.active[min(k, len(self.active)) - 1] if self.active and k else 0.0)
+
+
+def _recovery(at: _Affected, kl: dict[str, KLSums]) -> Recovery:
+    ground, affected, floor = at.ground, Stratum.affected, at.ground.floor
+    none, tuned, reference = (ground.kl[name] for name in ("none", "tuned", "reference"))
+    points = curve_points(at.handle)
     return Recovery(
         r_full=recovery(kl["full"], none, None, floor),
         r_error=recovery(kl["error"], none, None, floor),
         r_full_affected=recovery(kl["full"], none, affected, floor),
         r_error_affected=recovery(kl["error"], none, affected, floor),
-        r_bias_affected=at_affected("bias", none),
+        r_bias_affected=at.r("bias", missing=Figure.not_applicable("weights have no bias of their own")),
         r_model=recovery(kl["model"], reference, None, floor),
         r_model_affected=recovery(kl["model"], reference, affected, floor),
         necessity=recovery(kl["without"], tuned, None, floor),
         necessity_affected=recovery(kl["without"], tuned, affected, floor),
-        budgets=budgets,
-        budget_mean=_matched(handle, recovery(mixed(tops), none, affected, floor)),
-        headline=_matched(handle, recovery_lift(tops, rivals, none, affected, floor)),
-        curve=_curve(ground, handle, there, active),
-        area=_area(ground, handle, there),
+        budgets=tuple(_budget(at, k) for k in COMPONENT_BUDGETS),
+        budget_mean=at.matched(at.of([f"top{k}" for k in COMPONENT_BUDGETS])),
+        headline=at.lift(COMPONENT_BUDGETS),
+        curve=_curve(at, points) if at.kl else (),
+        area=at.matched(at.of([f"top{k}" for k in points], area_weights(points) if points else None)),
         strata=tuple(_stratum(ground, kl, name) for name in (None, *NAMES)),
         sets=tuple(
             SetScore(
@@ -180,7 +216,7 @@ def _recovery(
                 replace=recovery(_set_sums(kl, f"{name}<{below}", ("replace",), none), none, None, floor),
                 additive=recovery(_set_sums(kl, f"{name}<{below}", ("additive", "replace"), none), none, None, floor),
             )
-            for name, below, members in _sets(handle)
+            for name, below, members in _sets(at.handle)
         ),
     )
 
@@ -190,83 +226,51 @@ def _set_sums(kl: dict[str, KLSums], name: str, forms: Sequence[str], none: KLSu
     return next((kl[f"{name} {form}"] for form in forms if f"{name} {form}" in kl), none)
 
 
-def _matched(handle: Handle, figure: Figure) -> Figure:
-    """A score at matched budgets, where a component is one direction."""
-    if handle.directional or figure.state != "ok":
-        return figure
-    return Figure.not_applicable("each component is a change of many directions; no number of directions costs as much")
-
-
-def _budget(ground: Ground, handle: Handle, there: dict[str, KLSums], k: int, active: Figure) -> BudgetPoint:
-    none, affected, floor, pca = ground.kl["none"], Stratum.affected, ground.floor, ground.kl[f"pca{k}"]
-
-    def of(name: str, baseline: KLSums) -> Figure:
-        return recovery(there.get(name, baseline), baseline, affected, floor)  # without such positions: undefined
-
-    r, noise = of(f"top{k}", none), of(f"noise{k}", none)
+def _budget(at: _Affected, k: int) -> BudgetPoint:
+    r, noise = at.r(f"top{k}"), at.r(f"noise{k}")
     upper = noise.value if noise.high is None else noise.high
-    above = None if r.value is None or upper is None else r.value > upper
     return BudgetPoint(
         k=k,
         r=r,
-        r_pca=recovery(pca, none, affected, floor),
-        lift=_matched(handle, recovery_lift([there.get(f"top{k}", none)], [pca], none, affected, floor)),
-        active_per_token=active,
-        r_random=_random(ground, there, k),
+        r_pca=recovery(at.ground.kl[f"pca{k}"], at.ground.kl["none"], Stratum.affected, at.ground.floor),
+        lift=at.lift([k]),
+        active_per_token=at.at_work(k),
+        r_random=_random(at, k),
         r_noise=noise,
-        above_noise=above,
-        r_model=of(f"model{k}", ground.kl["reference"]),
-        necessity=of(f"without{k}", ground.kl["tuned"]),
+        above_noise=None if r.value is None or upper is None else r.value > upper,
+        r_model=at.r(f"model{k}", "reference"),
+        necessity=at.r(f"without{k}", "tuned"),
     )
 
 
-def _random(ground: Ground, there: dict[str, KLSums], k: int) -> Figure:
-    none = ground.kl["none"]
-    checked = recovery(none, none, Stratum.affected, ground.floor)
-    drawn = [there[name] for draw in range(DRAWS) if (name := f"random{k}.{draw}") in there]
+def _random(at: _Affected, k: int) -> Figure:
+    """Mean R of random sets, on the documents that they were run on."""
+    ground, drawn = at.ground, [at.kl[name] for draw in range(DRAWS) if (name := f"random{k}.{draw}") in at.kl]
+    checked = recovery(ground.kl["none"], ground.kl["none"], Stratum.affected, ground.floor)
     if checked.state != "ok":
         return checked
     if not drawn:
-        return Figure.not_applicable(f"there are no more than {k} components to draw from")
-    there_too = drawn[0].positions[:, NAMES.index(Stratum.affected)] > 0
-    lost = KLSums(none.sums * there_too[:, None], drawn[0].positions)
-    if recovery(lost, lost, Stratum.affected, ground.floor).state != "ok":
-        return recovery(lost, lost, Stratum.affected, ground.floor)
-    values = [1 - arm.total(Stratum.affected) / lost.total(Stratum.affected) for arm in drawn]
-    interval = mean_interval(values)
-    return Figure.of(*interval) if interval else Figure.of(sum(values) / len(values))
+        few = Figure.not_applicable(f"there are no more than {k} components to draw from")
+        return few if k >= at.handle.n_components else ABOVE
+    run = drawn[0].positions[:, NAMES.index(Stratum.affected)] > 0
+    lost = KLSums(ground.kl["none"].sums * run[:, None], drawn[0].positions)
+    found = [recovery(arm, lost, Stratum.affected, ground.floor) for arm in drawn]
+    values = [figure.value for figure in found if figure.value is not None]
+    return mean_figure(values) if values else found[0]
 
 
-def _curve(
-    ground: Ground, handle: Handle, there: dict[str, KLSums], active: tuple[float, ...] | None
-) -> tuple[CurvePoint, ...]:
-    none, reference = ground.kl["none"], ground.kl["reference"]
-    if not there:
-        return ()
+def _curve(at: _Affected, points: Sequence[int]) -> tuple[CurvePoint, ...]:
     elsewhere = Figure.not_applicable("measured at the budgets alone")
-    points = [(k, f"top{k}") for k in curve_points(handle)]
-    if "bias" in there:
-        points.insert(0, (0, "bias"))
+    names = ([(0, "bias")] if "bias" in at.kl else []) + [(k, f"top{k}") for k in points]
     return tuple(
         CurvePoint(
             k=k,
-            r=recovery(there[name], none, Stratum.affected, ground.floor),
-            r_model=recovery(there[f"model{k}"], reference, Stratum.affected, ground.floor)
-            if f"model{k}" in there
-            else elsewhere,
-            active_per_token=_active(active, k),
+            r=at.r(name),
+            r_model=at.r(f"model{k}", "reference", missing=elsewhere),
+            active_per_token=at.at_work(k),
         )
-        for k, name in points
+        for k, name in names
     )
-
-
-def _area(ground: Ground, handle: Handle, there: dict[str, KLSums]) -> Figure:
-    none, points = ground.kl["none"], curve_points(handle)
-    if not there or not points:
-        return recovery(none, none, Stratum.affected, ground.floor)
-    weights = area_weights(points)
-    figure = recovery(mixed([there[f"top{k}"] for k in points], weights), none, Stratum.affected, ground.floor)
-    return _matched(handle, figure)
 
 
 def _stratum(ground: Ground, kl: dict[str, KLSums], name: str | None) -> StratumScore:
@@ -285,17 +289,12 @@ def _stratum(ground: Ground, kl: dict[str, KLSums], name: str | None) -> Stratum
 
 
 def _spill(sums: KLSums) -> Spill:
-    """KL(reference || edited) at affected and at all other positions."""
+    """KL(reference || edited) at affected and at all other positions of the documents that were run."""
     on = STRATA.index(Stratum.affected)
     off = [code for code in range(len(STRATA)) if code != on]
-    columns = (sums.sums[:, on], sums.positions[:, on], sums.sums[:, off].sum(1), sums.positions[:, off].sum(1))
+    kl, n = (table[sums.positions[:, : len(STRATA)].sum(dim=1) > 0] for table in (sums.sums, sums.positions))
+    columns = (kl[:, on], n[:, on], kl[:, off].sum(1), n[:, off].sum(1))
     return Spill(*(tuple(column.tolist()) for column in columns))
-
-
-def _active(active: tuple[float, ...] | None, k: int) -> Figure:
-    if active is None:
-        return Figure.undefined("no affected positions in the evaluation text")
-    return Figure.of(active[min(k, len(active)) - 1] if active and k else 0.0)
 
 
 def no_recovery(why: Figure) -> Recovery:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffbench.activations import outliers
+from diffbench.activations import outlying
 from diffbench.dictionary import reconstruction
 from diffbench.diff import DictionaryDiff
 from diffbench.edit import ActivationEdit, Streams
@@ -19,9 +19,15 @@ from diffbench.scores import Fit
 CHUNK = 8192
 
 
-def score_fit(edit: ActivationEdit, rows: Streams) -> tuple[Fit, Figure]:
-    """How well the Diff describes held-out rows, and the default change score mean ‖predicted‖² / ‖h_b‖²."""
-    diff, rows = edit.diff, rows.at(~outliers(rows.h_b, rows.h_t))
+def score_fit(edit: ActivationEdit, rows: Streams, limits: tuple[float, float]) -> tuple[Fit, Figure]:
+    """How well the Diff describes held-out rows, and the default change score mean ‖predicted‖² / ‖h_b‖².
+
+    Args:
+        edit: of the Diff.
+        rows: at all positions that count.
+        limits: norms of h_b and h_t above which a row is left out.
+    """
+    diff, rows = edit.diff, rows.at(~outlying(rows.h_b.norm(dim=-1), rows.h_t.norm(dim=-1), limits))
     own, delta = Explained(), Explained()
     fired = torch.zeros(diff.n_components, dtype=torch.bool)
     active, change = 0.0, 0.0
@@ -29,7 +35,8 @@ def score_fit(edit: ActivationEdit, rows: Streams) -> tuple[Fit, Figure]:
         part = rows.at(slice(start, start + CHUNK))
         added = edit.full(part)
         delta.add(part.h_t - part.h_b, added)
-        change += float((added.pow(2).sum(1) / part.h_b.pow(2).sum(1).clamp_min(1e-12)).sum(dtype=torch.float64))
+        before = part.h_b.double().pow(2).sum(1).clamp_min(1e-12)
+        change += float((added.double().pow(2).sum(1) / before).sum())
         if isinstance(diff, DictionaryDiff):
             own.add(*reconstruction(diff, part.h_b, part.h_t))
             on = edit.activity(part) > 0

@@ -40,6 +40,10 @@ class Handle(ABC):
         """Whether a component is one direction, so that k of them compare with k principal ones."""
         return True
 
+    def reaches(self, components: Tensor) -> bool:
+        """Whether a hybrid run sees all that some components do: not so of weights above the layer."""
+        return True
+
     @abstractmethod
     def order(self) -> Tensor:
         """[n] components, most changed first."""
@@ -152,6 +156,10 @@ class WeightHandle(Handle):
     def directional(self) -> bool:
         """False of whole components: each of them is a change of many directions."""
         return not self.edit.diff.whole
+
+    def reaches(self, components: Tensor) -> bool:
+        """See `Handle.reaches`."""
+        return self.edit.below(self.layer, components)
 
     def order(self) -> Tensor:
         """See `Handle.order`."""

@@ -1,7 +1,8 @@
 """Invariants: what causal scores must give on any pair, measured before anything is scored on it.
 
-R_hybrid of the true difference and R_model of the full weight difference are 1 within 1e-3, R of nothing is 0. Where
-they are not, patching does not do to this architecture what it should, and no score of the pair could be trusted.
+R_hybrid of the true difference and R_model of the full weight difference are 1 within 1e-3, R_model of nothing is 0:
+the patched path gives what the plain models give. Where they do not, patching does not do to this architecture what it
+should, and no score of the pair could be trusted.
 """
 
 from __future__ import annotations
@@ -44,22 +45,25 @@ def measure_invariants(
         CheckpointError: if one does not hold, naming it.
     """
     reference, tuned = apart()
-    arms: dict[str, Patch] = {"none": Arm(layer, none), "delta": Arm(layer, true_delta)}
+    arms: dict[str, Patch] = {
+        "none": Arm(layer, none),
+        "delta": Arm(layer, true_delta),
+        "nothing": Arm(layer, none, "model"),
+    }
     weights = _weights(reference, tuned)
-    if weights is not None:
+    if isinstance(weights, WeightDiff):
         arms["weights"] = WeightHandle(WeightEdit(weights, reference, tuned), layer).arm(None, run="model")
     text = corpus.rows(slice(DOCUMENTS))
     kl = sweep(reference, tuned, text, arms, limits=limits).kl
-    skipped = Figure.not_applicable(f"more than {MOST_PARAMETERS:,} parameters: weights were not edited")
     found = Invariants(
-        nothing=recovery(kl["none"], kl["none"], None, floor),
+        nothing=recovery(kl["nothing"], kl["reference"], None, floor),
         true_delta=recovery(kl["delta"], kl["none"], None, floor),
-        weight_delta=recovery(kl["weights"], kl["reference"], None, floor) if weights is not None else skipped,
+        weight_delta=weights if isinstance(weights, Figure) else recovery(kl["weights"], kl["reference"], None, floor),
     )
     for name, figure, expected in (
         ("R_hybrid of the true difference", found.true_delta, 1.0),
         ("R_model of the full weight difference", found.weight_delta, 1.0),
-        ("R of nothing", found.nothing, 0.0),
+        ("R_model of nothing", found.nothing, 0.0),
     ):
         if figure.value is not None and abs(figure.value - expected) > TOLERANCE:
             raise CheckpointError(
@@ -69,9 +73,16 @@ def measure_invariants(
     return found
 
 
-def _weights(reference: Model, tuned: Model) -> WeightDiff | None:
-    """The full difference of all parameters; None of models that are too large."""
+def _weights(reference: Model, tuned: Model) -> WeightDiff | Figure:
+    """The full difference of all parameters, or why there is none that makes one model the other."""
     ours, theirs = dict(reference.named_parameters()), dict(tuned.named_parameters())
     if sum(parameter.numel() for parameter in theirs.values()) > MOST_PARAMETERS:
-        return None
-    return WeightDiff(parameters=(tuple(name for name in theirs if name in ours),), sigma=torch.ones(1))
+        return Figure.not_applicable(f"more than {MOST_PARAMETERS:,} parameters: weights were not edited")
+    if ours.keys() != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
+        return Figure.not_applicable("the two models do not have the same parameters, one ties what the other does not")
+    one, other = (model.config.to_diff_dict() for model in (reference, tuned))
+    differing = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    computing = [key for key in differing if not key.startswith(("_", "torch_dtype", "dtype", "architectures"))]
+    if computing:
+        return Figure.not_applicable(f"the two models' configurations differ in {computing[0]}, not in weights alone")
+    return WeightDiff(parameters=(tuple(theirs),), sigma=torch.ones(1))

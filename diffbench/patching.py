@@ -41,7 +41,8 @@ class Clean:
     Attributes:
         h_b: [B, L, d] by layer; the last block's is always among them.
         h_t: the same of the tuned model.
-        counts: [B, L] bool by layer: where arms edit. BOS, pads and outliers take h_t in every patched run.
+        counts: [B, L] bool by layer: where arms edit. BOS, pads and outliers take h_t where the tuned model goes on,
+            and stay as they are in a reference model that runs on by itself.
     """
 
     reference: Model
@@ -73,9 +74,9 @@ class Clean:
         counts = self.counts[layer]
         return Streams(self.h_b[layer][counts], self.h_t[layer][counts], counts.nonzero()[:, 1])
 
-    def placed(self, layer: int, rows: Tensor) -> Tensor:
-        """[B, L, d]: h_t with other rows [T, d] where positions count."""
-        stream = self.h_t[layer].clone()
+    def placed(self, layer: int, rows: Tensor, run: Run) -> Tensor:
+        """[B, L, d]: the stream of the model that goes on, with other rows [T, d] where positions count."""
+        stream = (self.h_b if run == "model" else self.h_t)[layer].clone()
         stream[self.counts[layer]] = rows
         return stream
 
@@ -130,7 +131,8 @@ class Arm:
         """See `Patch.inside`."""
         rows = clean.rows(self.layer)
         added = self.added(rows)
-        stream = clean.placed(self.layer, rows.h_t - added if self.run == "without" else rows.h_b + added)
+        edited = rows.h_t - added if self.run == "without" else rows.h_b + added
+        stream = clean.placed(self.layer, edited, self.run)
         model = clean.reference if self.run == "model" else clean.tuned
         yield model, clean.go_on(model, self.layer, stream)
 
@@ -174,7 +176,7 @@ class WeightArm:
         if self.noise is not None:
             rows = clean.rows(self.layer)
             moved = rows.h_b + noise_like(rows, moved - rows.h_b, self.noise)
-        yield clean.tuned, clean.go_on(clean.tuned, self.layer, clean.placed(self.layer, moved))
+        yield clean.tuned, clean.go_on(clean.tuned, self.layer, clean.placed(self.layer, moved, self.run))
 
     def _applied(self, model: Model, taken_out: bool) -> AbstractContextManager[None]:
         return self.edit.applied(model, self.components, -self.factor if taken_out else self.factor)
@@ -195,8 +197,8 @@ def noise_like(rows: Streams, added: Tensor, seed: int) -> Tensor:
     salt = f"{len(rows)} {int(rows.position.sum())}"
     generator = torch.Generator().manual_seed(derive(seed, "noise", salt))
     noise = torch.randn(added.shape, generator=generator).to(added)
-    sized: Tensor = noise * (added.norm(dim=1) / noise.norm(dim=1).clamp_min(1e-12))[:, None]
-    return sized
+    length = added.double().norm(dim=1) / noise.double().norm(dim=1).clamp_min(1e-12)
+    return noise * length.to(added)[:, None]
 
 
 @torch.inference_mode()

@@ -41,7 +41,7 @@ class LayerFacts(Schema):
 class Invariants(Schema):
     """Causal scores whose value is known, measured on a sample of the evaluation text."""
 
-    nothing: Figure = Field(description="R_hybrid of the edit that adds nothing: 0")
+    nothing: Figure = Field(description="R_model of the edit that adds nothing: 0 within 1e-3")
     true_delta: Figure = Field(description="R_hybrid of the true difference: 1 within 1e-3")
     weight_delta: Figure = Field(description="R_model of the full difference of all weights: 1 within 1e-3")
 

@@ -134,8 +134,8 @@ def _fit(ground: Ground, diff: Diff, handle: Handle | Figure) -> tuple[Fit, Figu
         none = Figure.not_applicable(f"a {diff.kind} diff describes no activations")
         why = handle if isinstance(handle, Figure) else none
         return no_fit(why, diff.n_components), why
-    corpus = ground.corpus
-    return score_fit(handle.edit, streams(ground.reference, ground.tuned, corpus, corpus.counts, handle.layer))
+    rows = streams(ground.reference, ground.tuned, ground.corpus, ground.corpus.counts, handle.layer)
+    return score_fit(handle.edit, rows, ground.limits[handle.layer])
 
 
 def _truth_scores(bench: Bench, diff: Diff, seed: int) -> TruthScores | Figure:

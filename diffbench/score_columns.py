@@ -163,6 +163,13 @@ BEHAVIOUR = (
                 "share",
                 True,
             ),
+            (
+                "attribution_agreement_chance",
+                "attribution.agreement_chance",
+                "the same of a component drawn at random",
+                "share",
+                None,
+            ),
         ),
     ),
 )

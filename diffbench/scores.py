@@ -25,7 +25,9 @@ class BudgetPoint(Schema):
     r_pca: Figure = Field(description="R_hybrid of the first k principal directions of the differences")
     lift: Figure = Field(description="r - r_pca, paired by document")
     active_per_token: Figure = Field(description="mean number of the k components that are active at a position")
-    r_random: Figure = Field(description="R_hybrid of k random components of the same Diff: mean and t over five draws")
+    r_random: Figure = Field(
+        description="R_hybrid of k random components of the same Diff, every fourth document: mean, t over five draws"
+    )
     r_noise: Figure = Field(description="R_hybrid of random directions, at each position as long as what the k add")
     above_noise: bool | None = Field(description="whether r lies above the upper end of r_noise; null: no number")
     r_model: Figure = Field(description="R_model; the layer's ceiling is its measure")
@@ -128,7 +130,9 @@ class ClaimSeparation(Schema):
     claim: str
     components: tuple[int, ...] = Field(description="chosen on one half of the probes, tested on the other")
     removed: Figure = Field(description="share of this claim's behaviour that goes")
-    others: Figure = Field(description="mean share of the other claims' behaviour that goes with it")
+    others: Figure = Field(
+        description="mean share of the other claims' behaviour that goes too, the other side of an exchange excepted"
+    )
 
 
 class Disentangling(Schema):
@@ -139,15 +143,19 @@ class Disentangling(Schema):
 
 
 class Attribution(Schema):
-    """KL attribution (Aranguri, Drori & Nanda 2025) at the evaluation tokens where the two models differ most."""
+    """KL attribution (Aranguri, Drori & Nanda 2025) at the tokens of the evaluation text where the models differ most.
 
-    n_contexts: int
+    These are affected positions where the text has any, and no more than one of a document.
+    """
+
+    n_contexts: int = Field(description="tokens that the figures are means over")
     cut_top: Figure = Field(
         description="share of KL(p_ref || p_tuned) of the next token that the component of most negative attribution "
         "takes away when it is added to the reference at the best of five strengths; mean over contexts"
     )
-    cut_random: Figure = Field(description="the same for a random component of the Diff, with its own best strength")
+    cut_random: Figure = Field(description="the same for another component, drawn at random, at its own best strength")
     agreement: Figure = Field(description="share of contexts whose top component is among the first ten findings")
+    agreement_chance: Figure = Field(description="the same of a component drawn at random")
 
 
 class Fit(Schema):
@@ -181,10 +189,11 @@ class Localisation(Schema):
 
 
 class Direction(Schema):
-    """Do the words that findings name first move as they say at affected probes? As many are read as really moved."""
+    """Do the words that findings name first move as they say at affected probes? As many are asked for as moved."""
 
     agreement_first: Figure = Field(
-        description="of the first finding: share of its words that move as it says, at a claim that it locates"
+        description="of the first finding: share of the words that moved, in the ways of which it names any, that it "
+        "names among as many first ones (R-precision), at a claim that it locates"
     )
     agreement_best10: Figure = Field(description="best of the first ten findings")
     agreement_shuffled: Figure = Field(description="of the first finding, with the word lists of others in its place")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from diffbench.architecture import Model
+from diffbench.architecture import Model, blocks
 from diffbench.diff import WeightDiff, order_of
 from diffbench.errors import DiffError
 
@@ -29,6 +29,7 @@ class WeightEdit:
         self._reference, self._tuned = dict(reference.named_parameters()), dict(tuned.named_parameters())
         self._flipped: set[str] = set()
         """Parameters that hold the transpose of W."""
+        self._block = _blocks_of(reference)
         for names in diff.parameters:
             for name in names:
                 self._check_parameter(name)
@@ -43,6 +44,15 @@ class WeightEdit:
     def order(self) -> Tensor:
         """[n] components, most changed first."""
         return order_of(self.diff)
+
+    def below(self, layer: int, components: Tensor) -> bool:
+        """Whether all that some components change acts at or below a layer, so that its stream shows all of it."""
+        chosen = components.tolist()
+        if self.diff.whole:
+            names = [name for component in chosen for name in self.diff.parameters[component]]
+        else:
+            names = [f"{self.diff.modules[component]}.weight" for component in chosen]
+        return all(self._block[name] <= layer for name in names)
 
     def deltas(self, components: Tensor | None = None) -> dict[str, Tensor]:
         """What some components (None: all) add to each parameter, by its name; shaped as the parameter."""
@@ -101,3 +111,11 @@ class WeightEdit:
         u, v = self.diff.u[index].numel(), self.diff.v[index].numel()
         if (u, v) != (d_out, d_in):
             raise DiffError(f"u, v: {u} and {v} entries, but module {name[:80]} maps {d_in} to {d_out}")
+
+
+def _blocks_of(model: Model) -> dict[str, int]:
+    """The block of each parameter by its name; -1: embedded below the first; their number: above all of them."""
+    found = {id(parameter): at for at, block in enumerate(blocks(model)) for parameter in block.parameters()}
+    embedded = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    found |= {id(parameter): -1 for parameter in embedded}
+    return {name: found.get(id(parameter), len(blocks(model))) for name, parameter in model.named_parameters()}

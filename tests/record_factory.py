@@ -155,6 +155,7 @@ def _parts(lift: float) -> dict[str, dict[str, Any]]:
             "cut_top": figure(0.5),
             "cut_random": figure(0.02),
             "agreement": figure(0.7),
+            "agreement_chance": figure(0.02),
         },
         "fit": {
             "fve": figure(0.91),

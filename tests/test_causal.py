@@ -87,7 +87,8 @@ def slow_kl(run: str, layer: int = LAYER, added: Callable[[Tensor, Tensor], Tens
             log_q = forward(reference, ids)[1]
         else:
             assert added is not None
-            edited = torch.where(applies[:, None], h_b + added(h_b, h_t), h_t)
+            # A reference that runs on by itself keeps its own stream where nothing is edited.
+            edited = torch.where(applies[:, None], h_b + added(h_b, h_t), h_b if run == "model" else h_t)
             log_q = forward(tuned if run == "hybrid" else reference, ids, layer, edited)[1]
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
         for t in range(1, len(ids) - 1):
@@ -167,8 +168,11 @@ def test_the_full_edit_in_both_runs_agrees_with_float64(kind: str) -> None:
 def test_invariants(layer: int) -> None:
     arms = {"none": Arm(layer, none), "delta": Arm(layer, true_delta), "zero": Arm(layer, none)}
     arms["last"] = Arm(LAYERS - 1, true_delta, "model")
+    arms |= {"still": Arm(layer, none, "model"), "kept": Arm(layer, none, "without", "reference")}
     kl = kl_sums(*small_pair(), corpus(), arms)
     for stratum in (None, *STRATA):
+        assert recovery(kl["still"], kl["reference"], stratum, FLOOR).value == pytest.approx(0, abs=1e-5)
+        assert recovery(kl["kept"], kl["tuned"], stratum, FLOOR).value == pytest.approx(0, abs=1e-5)
         assert recovery(kl["delta"], kl["none"], stratum, FLOOR).value == pytest.approx(1, abs=1e-3)
         assert recovery(kl["zero"], kl["none"], stratum, FLOOR).value == 0
         assert recovery(kl["last"], kl["reference"], stratum, FLOOR).value == pytest.approx(1, abs=1e-3)

@@ -79,7 +79,7 @@ def test_doses_and_off_target_kl_of_the_reference(kind: str, factor: float) -> N
 
     def dosed(index: int, ids: Tensor) -> Tensor:
         h_b, h_t, applies = streams(LAYER)[index]
-        stream = torch.where(applies[:, None], h_b + factor * slow_added(diff, h_b, h_t, SOME.tolist()), h_t)
+        stream = torch.where(applies[:, None], h_b + factor * slow_added(diff, h_b, h_t, SOME.tolist()), h_b)
         return forward(reference, ids, LAYER, stream)[1]
 
     expected = slow_table(lambda ids: forward(reference, ids)[1], dosed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 from attribution_reference import KINDS, pair
 from attribution_reference import corpus as plain_text
 from engine_factory import labelled_corpus, small_pair
@@ -27,7 +29,7 @@ def measured(pair: tuple[Any, Any], layer: int = 1) -> Any:
 def test_they_hold_on_the_small_pair_at_every_layer() -> None:
     for layer in range(3):
         found = measured(small_pair(), layer)
-        assert found.nothing.value == 0
+        assert found.nothing.value == pytest.approx(0, abs=1e-4)
         assert found.true_delta.value == pytest.approx(1, abs=1e-3)
         assert found.weight_delta.value == pytest.approx(1, abs=1e-3)
 
@@ -76,8 +78,27 @@ def test_large_models_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.weight_delta.state == "n/a" and found.true_delta.state == "ok"
 
 
+def test_models_that_differ_in_more_than_weights_are_not_blamed_on_patching() -> None:
+    reference, tuned = small_pair()
+    untied = copy.deepcopy(tuned)
+    untied.extra = torch.nn.Parameter(torch.zeros(1))
+    found = measured((reference, untied))
+    assert found.weight_delta.state == "n/a" and "same parameters" in (found.weight_delta.reason or "")
+    other = copy.deepcopy(tuned)
+    other.config.rms_norm_eps = 1e-3
+    found = measured((reference, other))
+    assert found.weight_delta.state == "n/a" and "rms_norm_eps" in (found.weight_delta.reason or "")
+    assert found.true_delta.value == pytest.approx(1, abs=1e-3)
+
+
+def test_a_reference_that_patching_changes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invariants, "none", lambda rows: 0.3 * rows.h_b)
+    with pytest.raises(CheckpointError, match="R_model of nothing is"):
+        measured(small_pair())
+
+
 def test_every_prepared_pair_has_them_in_its_facts(prepared: Prepared) -> None:
     found = prepared.bench.comparison.facts().invariants
     assert found.true_delta.value == pytest.approx(1, abs=1e-3)
     assert found.weight_delta.value == pytest.approx(1, abs=1e-3)
-    assert found.nothing.value == 0
+    assert found.nothing.value == pytest.approx(0, abs=1e-4)

@@ -171,6 +171,17 @@ def test_a_diff_that_overflows_is_the_diffs_fault(prepared: Prepared) -> None:
         prepared.scores(replace(diff, encoder=diff.encoder * 1e37, decoder=1e37 * torch.ones_like(diff.encoder)))
 
 
+def test_a_huge_edit_has_huge_finite_figures(prepared: Prepared) -> None:
+    layer = prepared.bench.comparison.facts().layer
+    vector = torch.zeros(WIDTH)
+    vector[0] = 1.0
+    zero = torch.zeros(WIDTH)
+    huge = DirectionDiff(layer=layer, directions=vector[None], centre=zero, bias=zero, constant=torch.tensor([1e20]))
+    found = prepared.scores(huge)
+    assert found.change_score.value is not None and found.change_score.value > 1e30
+    assert found.recovery.r_full.value is not None and found.recovery.r_full.value < 0
+
+
 def test_models_that_say_the_same_have_nothing_to_recover(prepared: Prepared, tmp_path: Path) -> None:
     """As after a change of basis: the streams differ and the logits do not."""
     bench, folder = prepared.bench, prepared.folder
@@ -282,7 +293,7 @@ def test_every_recovery_is_of_its_own_edit_and_positions(prepared: Prepared, mon
 def test_fit_has_no_outliers_and_a_target_of_its_own(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = prepared.bench
     diff, corpus = dictionary_diff("tuned", layer=bench.comparison.facts().layer), bench.corpus("evaluation")
-    monkeypatch.setattr("diffbench.fit_score.outliers", lambda h_b, h_t: torch.arange(len(h_b)) % 3 == 0)
+    monkeypatch.setattr("diffbench.fit_score.outlying", lambda h_b, h_t, limits: torch.arange(len(h_b)) % 3 == 0)
     fit = prepared.scores(diff).fit
     rows = streams(bench.reference, bench.tuned, corpus, corpus.counts, diff.layer)
     kept = torch.arange(len(rows.h_b)) % 3 != 0
