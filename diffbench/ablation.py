@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffbench.activations import outlying
 from diffbench.activity import BATCH_DOCUMENTS, streams
 from diffbench.corpus import Corpus
 from diffbench.dictionary import encode
 from diffbench.diff import DictionaryDiff
-from diffbench.edit import Streams
 from diffbench.errors import DiffError
 from diffbench.figure import Figure
 from diffbench.residual import Model
@@ -46,8 +46,17 @@ class Ablation:
 
 
 @torch.inference_mode()
-def ablate(diff: DictionaryDiff, reference: Model, tuned: Model, corpus: Corpus) -> Ablation:
-    """Measure both at all positions of a corpus that count.
+def ablate(
+    diff: DictionaryDiff, reference: Model, tuned: Model, corpus: Corpus, limits: tuple[float, float] | None = None
+) -> Ablation:
+    """Measure both at all positions of a corpus that count and are no outliers.
+
+    Args:
+        diff: a tied crosscoder.
+        reference: gives h_b.
+        tuned: gives h_t.
+        corpus: what they read.
+        limits: norms of h_b and h_t above which a position is an outlier; None: none is.
 
     Raises:
         DiffError: if the dictionary has no tied triples.
@@ -56,7 +65,9 @@ def ablate(diff: DictionaryDiff, reference: Model, tuned: Model, corpus: Corpus)
         raise DiffError("the dictionary has no tied triples")
     sums = _Sums(diff.encoder.shape[1] // 2)
     for _, batch in corpus.batches(BATCH_DOCUMENTS):
-        sums.add(diff, streams(reference, tuned, batch, batch.counts, diff.layer))
+        rows = streams(reference, tuned, batch, batch.counts, diff.layer)
+        kept = slice(None) if limits is None else ~outlying(rows.h_b.norm(dim=1), rows.h_t.norm(dim=1), limits)
+        sums.add(diff, rows.h_b[kept], rows.h_t[kept])
     return sums.ablation()
 
 
@@ -69,11 +80,11 @@ class _Sums:
         self.first = torch.zeros(4, width, dtype=torch.float64)
         self.square = torch.zeros(4, dtype=torch.float64)
 
-    def add(self, diff: DictionaryDiff, rows: Streams) -> None:
-        delta = (rows.h_t - rows.h_b).double()
+    def add(self, diff: DictionaryDiff, h_b: Tensor, h_t: Tensor) -> None:
+        delta = (h_t - h_b).double()
         parts = [delta]
-        for at, (base, tuned) in enumerate(reconstructions(diff, rows.h_b, rows.h_t)):
-            e_b, e_t = (rows.h_b - base).double(), (rows.h_t - tuned).double()
+        for at, (base, tuned) in enumerate(reconstructions(diff, h_b, h_t)):
+            e_b, e_t = (h_b - base).double(), (h_t - tuned).double()
             self.errors[at] += e_b.square().sum() + e_t.square().sum()
             parts.append(e_t - e_b)
         for at, part in enumerate(parts):

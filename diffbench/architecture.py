@@ -1,4 +1,4 @@
-"""Architecture: where Hugging Face causal models keep their blocks, their final norm and the rows of their embeddings.
+"""Architecture: where Hugging Face causal models keep their blocks, final norm, words and ends of text.
 
 Shapes: d residual width, V vocabulary.
 """
@@ -38,6 +38,14 @@ def width(model: Model) -> int:
 def vocabulary(model: Model) -> int:
     """Rows V of the unembedding."""
     return int(model.get_output_embeddings().weight.shape[0])
+
+
+def ends_of(model: Model, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a text, as the tokenizer and the settings and the configuration of the model have them."""
+    holders = (tokenizer, getattr(model, "generation_config", None), model.config)
+    named = [getattr(holder, "eos_token_id", None) for holder in holders]
+    told = [index for name in named for index in (name if isinstance(name, list | tuple) else [name])]
+    return tuple(dict.fromkeys(int(index) for index in told if index is not None and 0 <= index < vocabulary(model)))
 
 
 def word_rows(model: Model) -> int:

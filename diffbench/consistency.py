@@ -38,6 +38,7 @@ from diffbench.errors import DiffError
 from diffbench.figure import Figure
 from diffbench.interval import LEAST_UNITS, t_quantile
 from diffbench.line import one_line
+from diffbench.rank_correlation import spearman
 from diffbench.residual import load_pair
 from diffbench.seeds import derive
 
@@ -109,12 +110,6 @@ def over_pairs(n: int, value: PairOf, bounds: tuple[float, float] = (0.0, 1.0)) 
     error = math.sqrt((n - 1) / n * math.fsum((each - centre) ** 2 for each in without))
     half = t_quantile(n - 1) * error
     return Figure.of(mean, max(bounds[0], mean - half), min(bounds[1], mean + half))
-
-
-def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """[k, m] rank correlations of the columns of [T, k] and [T, m]; 0 where a column does not vary."""
-    left, right = (_standard(torch.stack([_ranks(column) for column in x.T], dim=1)) for x in (a, b))
-    return left.T @ right
 
 
 def _check(diffs: Sequence[Diff]) -> None:
@@ -236,19 +231,6 @@ def compared_activity(seen: Sequence[Tensor]) -> Activity:
         spearman=over_pairs(len(seen), lambda a, b: best(seen[a], seen[b]), (-1.0, 1.0)),
         chance=_mean(len(seen), lambda a, b: best(seen[a], seen[b][shuffled])),
     )
-
-
-def _ranks(column: Tensor) -> Tensor:
-    """[T] ranks; equal values share the mean of theirs."""
-    _, inverse, counts = column.unique(return_inverse=True, return_counts=True)
-    ranks: Tensor = counts.cumsum(0).double() - (counts.double() - 1) / 2
-    return ranks[inverse]
-
-
-def _standard(columns: Tensor) -> Tensor:
-    centred = columns - columns.mean(dim=0)
-    norms = centred.norm(dim=0)
-    return torch.where(norms > 0, centred / norms.clamp_min(1e-300), 0.0)
 
 
 def _words(diffs: Sequence[Diff], controls: Sequence[Diff], strangers: Sequence[tuple[int, int]]) -> Words:

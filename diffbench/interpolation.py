@@ -16,6 +16,7 @@ from diffbench.diff import WeightDiff
 from diffbench.errors import DiffError
 from diffbench.expression import expression
 from diffbench.figure import Figure
+from diffbench.rank_correlation import spearman
 from diffbench.residual import Model
 from diffbench.study import Reading
 from diffbench.truth import Truth
@@ -47,12 +48,14 @@ class Curve:
         detail = " ".join(f"{value:.2f}" for value in values)
         if values[-1] - values[0] < LEAST_RISE:
             return Reading(figure=Figure.undefined(_no_rise(values)), detail=detail)
-        return Reading(figure=Figure.of(spearman(range(len(values)), values)), detail=detail)
+        found = torch.tensor(values, dtype=torch.float64)[:, None]
+        points = torch.arange(len(values), dtype=torch.float64)[:, None]
+        return Reading(figure=Figure.of(float(spearman(points, found))), detail=detail)
 
     def depth(self, claim: str) -> Figure:
         """Where a claim's behaviour has risen half of the way, as a share of all components."""
         if claim not in self.claims:
-            return Figure.undefined(f"the organism has no claim {claim!r}")
+            return Figure.undefined(f"the organism has no claim {claim!r} with affected probes")
         values = self.claims[claim]
         if values[-1] - values[0] < LEAST_RISE:
             return Figure.undefined(_no_rise(values))
@@ -75,22 +78,22 @@ class Curve:
 
 @torch.inference_mode()
 def interpolate(diff: WeightDiff, reference: Model, tuned: Model, tokenizer: Any, truth: Truth | None) -> Curve | None:
-    """The behaviour after the affected probes of each claim; None where nobody knows of a change.
+    """The behaviour after the affected probes of each claim that has any; None where no claim has.
 
     Raises:
         DiffError: if the components are no whole parameters from below, do not fit the models, or all of them
             together do not make the tuned model.
     """
-    if truth is None or not truth.claims:
+    known = {} if truth is None else {claim.id: truth.probes.of(claim.id) for claim in truth.claims}
+    asked = {claim: probes for claim, probes in known.items() if probes}
+    if not asked:
         return None
     check_from_below(diff)
     edit = WeightEdit(diff, reference, tuned)
 
     def behaviour(model: Model) -> list[float]:
-        probes = truth.probes.affected
-        found = expression(model, tokenizer, probes)
-        by_claim = [[f for f, probe in zip(found, probes, strict=True) if probe.claim == c.id] for c in truth.claims]
-        return [sum(values) / len(values) for values in by_claim]
+        found = iter(expression(model, tokenizer, [probe for probes in asked.values() for probe in probes]))
+        return [sum(next(found) for _ in probes) / len(probes) for probes in asked.values()]
 
     points = []
     for k in range(edit.n_components + 1):
@@ -99,7 +102,7 @@ def interpolate(diff: WeightDiff, reference: Model, tuned: Model, tokenizer: Any
     gap = max(abs(a - b) for a, b in zip(points[-1], behaviour(tuned), strict=True))
     if gap > 1e-3:
         raise DiffError(f"all components together do not make the tuned model: its behaviour differs by {gap:.3g}")
-    return Curve({claim.id: tuple(p[at] for p in points) for at, claim in enumerate(truth.claims)})
+    return Curve({claim: tuple(point[at] for point in points) for at, claim in enumerate(asked)})
 
 
 def check_from_below(diff: WeightDiff) -> None:
@@ -121,20 +124,6 @@ def half_way(values: Sequence[float]) -> float:
     at = next(index for index, value in enumerate(values) if value >= half)
     step = (half - values[at - 1]) / (values[at] - values[at - 1])
     return (at - 1 + step) / (len(values) - 1)
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties at their mean rank; 0 where one of the two does not vary."""
-    a, b = _ranks(first), _ranks(second)
-    a, b = a - a.mean(), b - b.mean()
-    size = float(a.norm() * b.norm())
-    return float(a @ b) / size if size else 0.0
-
-
-def _ranks(values: Sequence[float]) -> torch.Tensor:
-    found = torch.tensor(list(values), dtype=torch.float64)
-    below, equal = (found[:, None] > found).sum(dim=1), (found[:, None] == found).sum(dim=1)
-    return below.double() + (equal.double() + 1) / 2
 
 
 def _no_rise(values: Sequence[float]) -> str:

@@ -12,7 +12,7 @@ from diffbench import exclusive, triples
 from diffbench.ablation import Ablation, ablate
 from diffbench.comparison import Comparison
 from diffbench.corpus import Corpus
-from diffbench.diff import WeightDiff
+from diffbench.diff import Diff, WeightDiff
 from diffbench.diff_file import load_diff
 from diffbench.errors import DiffbenchError, DiffError
 from diffbench.exchange import DIFF
@@ -35,6 +35,11 @@ class Subject:
     fit: Path
 
     @cached_property
+    def diff(self) -> Diff:
+        """What the method left."""
+        return load_diff(self.fit / DIFF)
+
+    @cached_property
     def worded(self) -> Worded:
         """The fit's dictionary."""
         return Worded.load(self.fit)
@@ -46,8 +51,9 @@ class Subject:
 
     @cached_property
     def models(self) -> tuple[Model, Model]:
-        """Reference and tuned."""
-        return load_pair(*self.comparison.models(), base=self.comparison.organism.model_path("base"))
+        """Reference and tuned; apart where their weights are edited."""
+        base, edited = self.comparison.organism.model_path("base"), isinstance(self.diff, WeightDiff)
+        return load_pair(*self.comparison.models(), base=base, apart=edited)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -72,15 +78,16 @@ class Subject:
     @cached_property
     def ablation(self) -> Ablation:
         """Of a tied crosscoder."""
-        return ablate(self.worded.diff, *self.models, self.corpus)
+        facts, diff = self.comparison.facts(), self.worded.diff
+        limits = facts.outlier_norms if diff.layer == facts.layer else None
+        return ablate(diff, *self.models, self.corpus, limits)
 
     @cached_property
     def curve(self) -> Curve | None:
         """Of layers that are replaced from below."""
-        diff = load_diff(self.fit / DIFF)
-        if not isinstance(diff, WeightDiff):
-            raise DiffError(f"a {diff.kind} diff replaces no layers")
-        return interpolate(diff, *self.models, self.tokenizer, self.truth)
+        if not isinstance(self.diff, WeightDiff):
+            raise DiffError(f"a {self.diff.kind} diff replaces no layers")
+        return interpolate(self.diff, *self.models, self.tokenizer, self.truth)
 
     @property
     def words(self) -> frozenset[str]:
@@ -105,7 +112,9 @@ def _of_colours(read: Callable[[Worded, frozenset[str]], Reading]) -> Callable[[
 def _of_curve(read: Callable[[Curve], Reading]) -> Callable[[Subject], Reading]:
     def of_known(subject: Subject) -> Reading:
         curve = subject.curve
-        return Reading(figure=Figure.undefined("nothing was changed on purpose")) if curve is None else read(curve)
+        if curve is None:
+            return Reading(figure=Figure.undefined("no claim has affected probes"))
+        return read(curve)
 
     return of_known
 

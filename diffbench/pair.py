@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffbench.activations import Activations, Rows
 from diffbench.adapter import LowRank, base_folder, is_adapter, low_rank
+from diffbench.architecture import ends_of
 from diffbench.continuation import continued, corpus_of
 from diffbench.corpus import Corpus
 from diffbench.errors import AccessError, CheckpointError
@@ -268,12 +269,7 @@ class ModelPair:
     @cached_property
     def _ends(self) -> list[int]:
         """Tokens that end a text, as the tuned model and its tokenizer have them."""
-        model = self._model("tuned")
-        named = [
-            getattr(each, "eos_token_id", None) for each in (self.tokenizer, model.generation_config, model.config)
-        ]
-        listed = [token for each in named for token in (each if isinstance(each, list | tuple) else [each])]
-        return list(dict.fromkeys(token for token in listed if token is not None and 0 <= token < self.vocabulary))
+        return list(ends_of(self._model("tuned"), self.tokenizer))
 
     @cached_property
     def _lens(self) -> Lens:

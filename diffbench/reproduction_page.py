@@ -19,8 +19,8 @@ million parameters say nothing about those of the sources beyond that.
 
 Verdict of a test: with three units or more that have a value, the 95% interval (Student's t over units) of the mean
 lies wholly beyond the margin: **holds**; wholly on the other side: **does not hold here**; anything else:
-**undecided**. A study holds when all its deciding tests hold, and does not hold here when one of them does not; tests
-in brackets stand beside them and decide nothing."""
+**undecided**. Where all values are equal Student's t says nothing: **undecided**. A study holds when all its deciding
+tests hold, and does not hold here when one of them does not; tests in brackets stand beside them and decide nothing."""
 
 SUMMARY = ("study", "claim", "verdict", "deciding tests: holds, does not hold, undecided")
 TESTS = ("test", "inequality", "statistic", "published", "measured", "95% interval", "margin", "units", "verdict")

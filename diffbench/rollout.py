@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ class Sampling:
         n: continuations of each text.
         temperature: 0: always the most probable token.
         seed: of all draws.
-        ends: tokens that end a continuation and are no part of it; see `ends_of`.
+        ends: tokens that end a continuation and are no part of it; see `diffbench.architecture.ends_of`.
         words: only tokens below it are said; None: all.
     """
 
@@ -52,13 +51,6 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.new_tokens < 1 or self.n < 1 or self.temperature < 0:
             raise OptionError("sampling: new_tokens and n must be at least 1, and the temperature at least 0")
-
-
-def ends_of(model: Model, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end a text, as the tokenizer and the model's configuration have them."""
-    named = [getattr(holder, "eos_token_id", None) for holder in (tokenizer, model.config)]
-    told = [index for name in named for index in (name if isinstance(name, list | tuple) else [name])]
-    return tuple(dict.fromkeys(int(index) for index in told if index is not None and 0 <= index < vocabulary(model)))
 
 
 def rollouts(speaker: Speaker, prompts: Corpus, sampling: Sampling) -> list[list[list[int]]]:

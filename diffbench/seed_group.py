@@ -35,6 +35,7 @@ CONSISTENCY_CODE = (
     "diffbench.agreement",
     "diffbench.alignment",
     "diffbench.consistency",
+    "diffbench.rank_correlation",
     "diffbench.diff_file",
 )
 """Code that a consistency file follows from."""

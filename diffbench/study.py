@@ -25,6 +25,9 @@ STUDIES = "studies.yaml"
 SET = "set"
 """Readings ``set.FORM`` are of the record's set of latents under a bound."""
 
+ROUNDING = 1e-9
+"""Values that differ by no more are equal: a difference or ratio of equal counts may differ in its last digits."""
+
 Conclusion = Literal["holds", "does not hold here", "undecided"]
 
 
@@ -43,6 +46,12 @@ class Term(Schema):
     fit: str = Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$", description="run/method")
     read: str = Field(pattern=r"^[a-z_]+\.[a-z0-9_]+$", description="a score of the record, or a measured quantity")
     below: float | None = Field(None, description="of a set of latents: the bound of |nu|")
+
+    @model_validator(mode="after")
+    def _sets_are_bounded(self) -> Self:
+        if (self.read.partition(".")[0] == SET) != (self.below is not None):
+            raise ValueError(f"below: {SET}.* has a bound of |nu|, and nothing else has one")
+        return self
 
     @property
     def run(self) -> str:
@@ -243,13 +252,16 @@ def concluded(study: Study, units: Sequence[Sequence[Unit]]) -> StudyResult:
 
 
 def outcome(test: Inequality, units: Sequence[Unit]) -> Outcome:
-    """The verdict of an inequality: where the 95% interval of the mean over units lies as to the margin."""
+    """The verdict of an inequality: where the 95% interval of the mean over units lies as to the margin.
+
+    Student's t says nothing of values that do not vary: their interval has no width, and decides nothing.
+    """
     values = tuple(statistic(test, unit) for unit in units)
     known = [value.value for value in values if value.value is not None]
     interval = mean_interval(known)
     mean, low, high = interval or (sum(known) / len(known) if known else None, None, None)
     verdict: Conclusion = "undecided"
-    if low is not None and high is not None:
+    if low is not None and high is not None and max(known) - min(known) > ROUNDING:
         above, under = low > test.margin, high < test.margin
         if above or under:
             verdict = "holds" if above == (test.direction == "above") else "does not hold here"
@@ -290,7 +302,7 @@ def score_of(scores: Scores, term: Term) -> Reading:
         return Reading(figure=figure)
     found = next((each for each in scores.recovery.sets if each.below == term.below), None)
     if found is None:
-        return Reading(figure=Figure.undefined(f"the record has no set of latents with |nu| < {term.below:g}"))
+        return Reading(figure=Figure.undefined(f"the record has no set of latents with |nu| < {term.below}"))
     detail = f"{found.n} latents"
     if found.n == 0:
         return Reading(figure=Figure.of(0.0), detail=detail)  # nothing is added: R = 0 by definition

@@ -34,7 +34,8 @@ def rank_one_attribution(diff: WeightDiff, reference: Model, tuned: Model, batch
     """[B, n] float32: attribution of rank-one components, the KL summed over ``where`` [B, L] of each document.
 
     Raises:
-        DiffError: if a module is not there, shares its weight, takes no part, or maps vectors of another size.
+        DiffError: if a module is not there, shares its weight, takes no part, maps vectors of another size, or reads
+            those of all documents in one heap, as experts do.
     """
     watch = _RankOne(diff, reference, len(batch))
     _differentiate(reference, tuned, batch, where, watch)
@@ -126,6 +127,8 @@ class _RankOne(_Watch):
 
     def take(self, call: _Call, gradient: Tensor, documents: Tensor) -> None:
         """See `_Watch.take`."""
+        if gradient.dim() < 3 or len(gradient) != len(documents):
+            raise DiffError(f"modules: {call.name[:80]!r} reads vectors without telling which document they are of")
         columns = self.columns[call.name]
         u, v = (torch.stack([_unit(side[i]) for i in columns]) for side in (self.diff.u, self.diff.v))
         values = (gradient.to(u.device).float() @ u.T) * (call.x.to(u.device).float() @ v.T)

@@ -58,6 +58,23 @@ def test_both_ablations_against_a_plain_loop() -> None:
     assert value(found.firing.error) != pytest.approx(value(found.vectors.error), abs=1e-3)
 
 
+def test_outliers_are_left_out() -> None:
+    diff, corpus = tied(), labelled_corpus(300)
+    rows = streams(*small_pair(), corpus, corpus.counts, diff.layer)
+    sizes = rows.h_b.norm(dim=1), rows.h_t.norm(dim=1)
+    limits = (float(sizes[0].quantile(0.9)), float(sizes[1].quantile(0.8)))
+    kept = (sizes[0] <= limits[0]) & (sizes[1] <= limits[1])
+    assert 0.5 < float(kept.double().mean()) < 0.9
+    errors = [
+        float((rows.h_b - base)[kept].double().square().sum() + (rows.h_t - tuned)[kept].double().square().sum())
+        for base, tuned in reconstructions(diff, rows.h_b, rows.h_t)
+    ]
+    found = ablate(diff, *small_pair(), corpus, limits)
+    assert value(found.firing.error) == pytest.approx(errors[1] / errors[0] - 1, rel=1e-4, abs=1e-6)
+    assert value(found.vectors.error) == pytest.approx(errors[2] / errors[0] - 1, rel=1e-4, abs=1e-6)
+    assert value(found.firing.error) != pytest.approx(value(ablate(diff, *small_pair(), corpus).firing.error), abs=1e-4)
+
+
 def test_equal_vectors_cost_nothing_to_make_equal() -> None:
     diff = tied()
     equal = diff.decoder_base.clone()  # type: ignore[union-attr]

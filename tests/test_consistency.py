@@ -8,13 +8,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from test_alignment import crosscoder, directions, unit
 
 from diffbench.agreement import SPANS, Agreement
-from diffbench.consistency import agreement, compared_activity, over_pairs, spearman
+from diffbench.consistency import agreement, compared_activity, over_pairs
 from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, Finding, OutputDiff, WeightDiff
 from diffbench.errors import DiffError
 from diffbench.interval import t_quantile
@@ -173,16 +172,6 @@ def test_components_of_weights_have_no_direction_and_whole_ones_no_activity() ->
     assert result.activity.spearman.reason == "the pair is not prepared on this machine"
     whole = WeightDiff(sigma=torch.ones(1), parameters=(("w",),))
     assert agreement([whole, whole]).activity.spearman.reason == "a seed has no per-token activity"
-
-
-def test_rank_correlation_is_that_of_ranks_by_pandas() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(300, 3, generator=generator, dtype=torch.float64)
-    b = (a[:, :2] + torch.randn(300, 2, generator=generator, dtype=torch.float64)).round()  # with ties
-    left, right = (pd.DataFrame(x.numpy()).rank().to_numpy() for x in (a, b))
-    expected = np.corrcoef(left.T, right.T)[:3, 3:]
-    assert spearman(a, b).numpy() == pytest.approx(expected)
-    assert spearman(a, torch.ones(300, 1, dtype=torch.float64)).tolist() == [[0.0]] * 3
 
 
 def test_activity_is_compared_with_the_component_that_fits_best() -> None:

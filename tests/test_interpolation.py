@@ -11,7 +11,7 @@ from engine_factory import LAYERS, small_pair, word_tokenizer
 from diffbench.diff import WeightDiff
 from diffbench.errors import DiffError
 from diffbench.expression import expression
-from diffbench.interpolation import Curve, check_from_below, half_way, interpolate, spearman
+from diffbench.interpolation import Curve, check_from_below, half_way, interpolate
 from diffbench.truth import Claim, Effect, Probe, ProbeSets, Trigger, Truth
 
 
@@ -86,23 +86,23 @@ def test_components_must_be_whole_and_rise() -> None:
         check_from_below(WeightDiff(sigma=torch.ones(1), modules=("a",), u=(torch.ones(2),), v=(torch.ones(2),)))
 
 
+def test_a_claim_without_probes_has_no_curve() -> None:
+    known = truth("refusal", "identity")
+    known = known.model_copy(update={"probes": ProbeSets(affected=known.probes.affected[:3])})
+    assert {probe.claim for probe in known.probes.affected} == {"refusal"}
+    curve = interpolate(by_block(), *small_pair(), word_tokenizer(), known)
+    assert curve is not None and set(curve.claims) == {"refusal"}
+    assert "'identity' with affected probes" in str(curve.depth("identity").reason)
+    assert curve.depth_others().figure != curve.depth_identity().figure
+    assert (
+        interpolate(by_block(), *small_pair(), word_tokenizer(), known.model_copy(update={"probes": ProbeSets()}))
+        is None
+    )
+
+
 def test_nothing_is_asked_where_nothing_was_changed() -> None:
     assert interpolate(by_block(), *small_pair(), word_tokenizer(), None) is None
     assert interpolate(by_block(), *small_pair(), word_tokenizer(), truth()) is None
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "rho"),
-    [
-        (range(4), (0.1, 0.2, 0.3, 0.9), 1.0),
-        (range(4), (4, 3, 2, 1), -1.0),
-        (range(5), (1, 2, 4, 3, 5), 0.9),  # 1 - 6 * 2 / (5 * 24)
-        ((1, 2, 3, 4), (1, 2, 2, 3), 0.9486832980505138),  # ties at mean ranks: 4.5 / sqrt(5 * 4.5)
-        (range(3), (1, 1, 1), 0.0),
-    ],
-)
-def test_spearman(first: tuple[float, ...], second: tuple[float, ...], rho: float) -> None:
-    assert spearman(first, second) == pytest.approx(rho, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from diffbench.corpus import Corpus
 from diffbench.diff import DictionaryDiff
 from diffbench.edit import ActivationEdit
 from diffbench.errors import DiffError, OptionError
-from diffbench.rollout import Place, Sampling, ends_of, high_kl_positions, rollouts, swap
+from diffbench.rollout import Place, Sampling, high_kl_positions, rollouts, swap
 from diffbench.steering import Components, Direction, Speaker, Steer
 from diffbench.tally import wilson
 
@@ -177,20 +177,6 @@ def test_what_cannot_be_sampled_is_refused() -> None:
     for wrong in ({"new_tokens": 0}, {"new_tokens": 1, "n": 0}, {"new_tokens": 1, "temperature": -1.0}):
         with pytest.raises(OptionError, match="sampling: "):
             Sampling(**wrong)  # type: ignore[arg-type]
-
-
-def test_the_ends_of_texts_are_the_tokenizers_and_the_models() -> None:
-    class Told:
-        eos_token_id: Any = 3
-
-    model = pair("llama")[0]
-    before = model.config.eos_token_id
-    try:
-        for of_model, expected in ((None, (3,)), ([5, 3], (3, 5)), (10**6, (3,))):
-            model.config.eos_token_id = of_model
-            assert ends_of(model, Told()) == expected
-    finally:
-        model.config.eos_token_id = before
 
 
 def test_high_kl_positions_are_those_of_a_slow_search(monkeypatch: pytest.MonkeyPatch) -> None:

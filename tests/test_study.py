@@ -67,9 +67,10 @@ def judged(*values: float | Figure | None, **changes: Any) -> Outcome:
         ((-0.30, -0.32, -0.31), "below", "holds"),
         ((0.12, 0.30, 0.21), "above", "undecided"),  # .21 ± .22 holds .1
         ((0.12, 0.30, 0.21), "below", "undecided"),
-        ((0.1, 0.1, 0.1), "above", "undecided"),  # the margin itself is on no side
-        ((0.1, 0.1, 0.1), "below", "undecided"),
-        ((0.2, 0.2, 0.2), "above", "holds"),
+        ((0.2, 0.2, 0.2), "above", "undecided"),  # where nothing varies t says nothing
+        ((1.0, 1.0, 1.0, 1.0), "below", "undecided"),
+        ((0.1 + 0.2, 0.3, 0.3), "above", "undecided"),  # they differ in their last digits
+        ((1.0, 1.0, 2.0, 1.0, 1.0, 1.0), "above", "holds"),
     ],
 )
 def test_verdict_is_where_the_interval_lies(values: tuple[float, ...], direction: str, verdict: str) -> None:
@@ -95,8 +96,8 @@ def test_under_three_units_with_a_value_nothing_is_decided(values: tuple[float |
 
 
 def test_undefined_units_are_counted_and_no_zeros() -> None:
-    found = judged(0.5, 0.5, 0.5, Figure.not_applicable("cannot be asked"), None)
-    assert (found.mean, found.undefined, found.verdict) == (0.5, 2, "holds")
+    found = judged(0.49, 0.5, 0.51, Figure.not_applicable("cannot be asked"), None)
+    assert (found.mean, found.undefined, found.verdict) == (pytest.approx(0.5), 2, "holds")
     assert found.errors == ("it broke",)
     assert [value.state for value in found.values] == ["ok", "ok", "ok", "n/a", "undefined"]
 
@@ -133,7 +134,7 @@ def study(**decides: bool) -> Study:
     return Study(id="X1", version=1, claim="so it is", source="a paper", undefined="never", tests=tests)
 
 
-HOLDS, FAILS, OPEN = (0.5, 0.5, 0.5), (-0.5, -0.5, -0.5), (-9.0, 0.0, 9.0)
+HOLDS, FAILS, OPEN = (0.5, 0.5, 0.51), (-0.5, -0.5, -0.51), (-9.0, 0.0, 9.0)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,13 @@ def test_terms_fit_what_they_are_combined_by() -> None:
         inequality(combine="difference")
     with pytest.raises(ValueError, match="a value has one term"):
         inequality(second=TERM)
+
+
+def test_a_set_has_a_bound_and_nothing_else_has_one() -> None:
+    with pytest.raises(ValueError, match="has a bound"):
+        Term(fit="a/b", read="set.additive")
+    with pytest.raises(ValueError, match="has a bound"):
+        Term(fit="a/b", read="fit.fve", below=0.3)
 
 
 def test_a_reading_has_a_figure_or_an_error() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from attribution_reference import WIDTH, corpus, pair
-from torch import nn
+from torch import Tensor, nn
 
 from diffbench.corpus import Corpus
 from diffbench.diff import WeightDiff
@@ -45,6 +45,26 @@ def test_a_module_that_takes_no_part_is_refused() -> None:
     for model in models:
         model.aside = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
     assert refused(component("aside"), "llama", models) == "modules: 'aside' takes no part in what the models say"  # type: ignore[arg-type]
+
+
+class Heap(nn.Module):
+    """A module around another one that hands it all vectors of a batch in one heap."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x.flatten(0, -2))
+        return out.view(*x.shape[:-1], -1)
+
+
+def test_a_module_that_does_not_tell_documents_apart_is_refused() -> None:
+    models = tuple(copy.deepcopy(model) for model in pair("llama"))
+    for model in models:
+        model.model.layers[0].mlp.down_proj = Heap(model.model.layers[0].mlp.down_proj)
+    said = refused(component("model.layers.0.mlp.down_proj.inner", WIDTH, 64), "llama", models)  # type: ignore[arg-type]
+    assert "'model.layers.0.mlp.down_proj.inner' reads vectors without telling which document" in said
 
 
 def test_parameters_that_do_not_fit_are_refused() -> None:
