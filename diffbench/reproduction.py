@@ -20,7 +20,6 @@ from typing import Literal
 from pydantic import Field
 
 from diffbench import cache, runner
-from diffbench.build import Organism
 from diffbench.cells import cell_folder, fit_folder
 from diffbench.errors import DiffbenchError, GateError, RecordError
 from diffbench.figure import Figure
@@ -88,7 +87,7 @@ def reproduce(plan: Plan, notify: Notify, argv: tuple[str, ...] = ()) -> Reprodu
         argv: the command line, for the run files.
     """
     started, projected, reused = time.monotonic(), plan.projected(), len(plan.cells) - len(plan.missing())
-    gone = _gates(plan, notify)
+    gone = _pairs_gone(plan, notify)
     fits: dict[Key, Record | Reading] = {}
     for run in plan.runs:
         fits |= _run(plan, run, gone, notify, argv)
@@ -117,37 +116,41 @@ def reproduce(plan: Plan, notify: Notify, argv: tuple[str, ...] = ()) -> Reprodu
     )
 
 
-def _gates(plan: Plan, notify: Notify) -> dict[str, Reading]:
-    """Build what is needed; of each organism that cannot be used, why."""
-    needed = {cell.cell.organism: cell.comparison.organism for _, cell in plan.missing()}
+def _pairs_gone(plan: Plan, notify: Notify) -> dict[str, Reading]:
+    """Build and prepare what is needed; of each pair that cannot be used, by the comparison's key, why."""
+    needed = {cell.comparison.key: cell for _, cell in plan.missing()}
+    organisms = {cell.cell.organism: cell.comparison.organism for cell in needed.values()}
     if not needed:
         return {}
     gone: dict[str, Reading] = {}
-    with runner.Workers(jobs=plan.jobs, notify=notify, trusted=_trusted(list(needed.values()))) as workers:
-        reports = runner.build(list(needed.values()), workers)
-    for name, report in zip(needed, reports, strict=True):
-        try:
-            if isinstance(report, DiffbenchError):
-                raise report
-            report.require(name)
-        except GateError as error:
-            gone[name] = Reading(figure=Figure.undefined(one_line(error, 400)))
-        except DiffbenchError as error:
-            gone[name] = Reading(error=error_line(error))
-    return gone
+    trusted = runner.trusted(list(organisms.values()), *{cell.judge for cell in needed.values()})
+    with runner.Workers(jobs=plan.jobs, notify=notify, trusted=trusted) as workers:
+        reports = dict(zip(organisms, runner.build(list(organisms.values()), workers), strict=True))
+        for key, cell in needed.items():
+            report = reports[cell.cell.organism]
+            try:
+                if isinstance(report, DiffbenchError):
+                    raise report
+                report.require(cell.cell.organism)
+            except GateError as error:
+                gone[key] = Reading(figure=Figure.undefined(one_line(error, 400)))
+            except DiffbenchError as error:
+                gone[key] = Reading(error=error_line(error))
+        broken = runner.prepare([cell for key, cell in needed.items() if key not in gone], workers)
+    return gone | {key: Reading(error=error_line(error)) for key, error in broken.items()}
 
 
 def _run(
     plan: Plan, run: PlannedRun, gone: Mapping[str, Reading], notify: Notify, argv: tuple[str, ...]
 ) -> dict[Key, Record | Reading]:
-    """The record of each fit of a run, or why there is none."""
-    absent = {
-        seed: next((gone[name] for name in run.of_seed(seed) if name in gone), None)
-        for seed in plan.registered.organism_seeds
-    }
-    seeds = tuple(seed for seed, why in absent.items() if why is None)
-    problem = run.problem
-    if seeds and problem is None:
+    """The record of each fit of a run, or why there is none; a finished one stands whatever becomes of the others."""
+    everywhere = [(method, seed) for method in run.methods for seed in plan.registered.organism_seeds]
+    if run.problem is not None:
+        return {(run.name, *each): Reading(error=f"run {run.name}: {run.problem}") for each in everywhere}
+    absent = {_key(run, cell): gone[cell.comparison.key] for cell in run.cells if cell.comparison.key in gone}
+    seeds = tuple(seed for seed in plan.registered.organism_seeds if seed not in {seed for _, _, seed in absent})
+    failed = None
+    if seeds:
         config = run.config.model_copy(update={"organism_seeds": seeds})
         passed = config.model_dump(mode="json", exclude_defaults=True)
 
@@ -157,12 +160,11 @@ def _run(
         try:
             execute(config, run.folder, passed=passed, argv=argv, notify=told)
         except DiffbenchError as error:
-            problem = error_line(error)
-    failed = None if problem is None else Reading(error=f"run {run.name}: {problem}")
+            failed = Reading(error=f"run {run.name}: {error_line(error)}")
+    finished = run.finished()
     return {
-        (run.name, method, seed): why or failed or _record(run, run.cell(method, seed))
-        for method in run.methods
-        for seed, why in absent.items()
+        key: finished.get(cell.key) or absent.get(key) or failed or _record(run, cell)
+        for key, cell in ((_key(run, run.cell(*each)), run.cell(*each)) for each in everywhere)
     }
 
 
@@ -189,7 +191,7 @@ def _measure(plan: Plan, fits: Mapping[Key, Record | Reading], notify: Notify) -
             wanted.append((run, cell, key, missing))
     if wanted:
         organisms = [organism for run in plan.runs for organism in run.organisms]
-        workers_of = runner.Workers(jobs=plan.jobs, notify=notify, trusted=_trusted(organisms))
+        workers_of = runner.Workers(jobs=plan.jobs, notify=notify, trusted=runner.trusted(organisms))
         with cache.scratch() as logs, workers_of as workers:
             names = [" ".join(map(str, key)) for _, _, key, _ in wanted]
             works = [
@@ -273,7 +275,3 @@ def _pairs(fits: Mapping[Key, Record | Reading]) -> Iterator[PairSeen]:
                 kl=facts.kl,
                 ceiling=at.ceiling if at is not None else Figure.not_applicable("not measured at this layer"),
             )
-
-
-def _trusted(organisms: Sequence[Organism]) -> tuple[str, ...]:
-    return runner.distributions(*[type(part) for one in organisms for part in (one.family, one.base)])

@@ -34,6 +34,7 @@ MEASURE_CODE = tuple(
             "diffbench.latents",
             "diffbench.measurement",
             "diffbench.overlap",
+            "diffbench.rank_correlation",
             "diffbench.study",
             "diffbench.template_share",
             "diffbench.triples",
@@ -79,10 +80,6 @@ class PlannedRun:
     def methods(self) -> tuple[str, ...]:
         """Each once."""
         return tuple(dict.fromkeys(term.method for term in self.terms))
-
-    def of_seed(self, seed: int) -> list[str]:
-        """The names of the organisms that were generated from a seed."""
-        return [organism.recipe.name for organism in self.organisms if organism.recipe.seed == seed]
 
     def cell(self, method: str, seed: int) -> PlannedCell:
         """The cell of a method on the organism of a seed; a run without a problem has one for each."""
@@ -142,16 +139,21 @@ class Plan:
         return [(run, cell) for run, cell in self.cells if cell.key not in finished]
 
     def projected(self) -> float:
-        """Seconds that it will take with so many jobs, by what such work took before."""
-        cells = [cell for _, cell in self.cells]
-        if not cells:
+        """Seconds that it will take with so many jobs, by what such work took before.
+
+        Runs share models and comparisons, which are made once; each run has fits of its own.
+        """
+        runs = [run for run in self.runs if run.cells]
+        if not runs:
             return 0.0
-        finished = {key: record for run in self.runs for key, record in run.finished().items()}
+        finished = {key: record for run in runs for key, record in run.finished().items()}
+        cells = [cell for run in runs for cell in run.cells]
         organisms = {cell.cell.organism: cell.comparison.organism for cell in cells}
-        folder = next(run.folder for run in self.runs if run.cells)
-        of_cells = project(list(organisms.values()), cells, folder, finished, self.jobs)
+        shared = project(list(organisms.values()), cells, runs[0].folder, finished, self.jobs).time
+        each = [project(run.organisms, run.cells, run.folder, run.finished(), self.jobs).time for run in runs]
+        of_runs = sum(time.starting + time.methods + time.scoring + time.comparing for time in each)
         unmeasured = sum(any(run.stored(cell, r) is None for r in run.measured(cell)) for run, cell in self.cells)
-        return of_cells.time.total + unmeasured * MEASURE_SECONDS / self.jobs
+        return shared.building + shared.preparing + of_runs + unmeasured * MEASURE_SECONDS / self.jobs
 
 
 def plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from click.testing import CliRunner
 from run_factory import mini_recipe
 from test_keys import DECIDES_NOTHING, reached
 
-from diffbench import runner, study
+from diffbench import reproduction, runner, study
 from diffbench.cli import main
+from diffbench.errors import DiffbenchError
 from diffbench.gate_report import GateCheck, GateReport
 from diffbench.reproduction import Reproduction, reproduce
 from diffbench.study import Registration, read_registration
@@ -112,9 +114,10 @@ def test_verdicts_follow_from_what_was_measured(carry: Carry, runs: Path) -> Non
     assert verdicts(found) == {
         "ALWAYS": "holds",
         "NEVER": "does not hold here",
-        "COUNT": "holds",
-        "SHARE": "does not hold here",
+        "COUNT": "undecided",  # of the three none has any such latent, and t says nothing where nothing varies
+        "SHARE": "undecided",
     }
+    assert [value.value for each in found.studies[2:] for value in each.outcomes[0].values] == [0.0] * 6
     assert (found.cells, found.reused) == (3, 0)
     assert {pair.organism for pair in found.pairs} == {"numbat@1", "numbat@2", "numbat@3"}
     never = found.studies[1].outcomes[0]
@@ -130,7 +133,8 @@ def test_what_is_finished_is_reused(carry: Carry) -> None:
     found = carry("ALWAYS", "NEVER", "COUNT", "SHARE")
     assert (found.cells, found.reused) == (3, 3)
     assert found.projected == 0
-    assert verdicts(found)["SHARE"] == "does not hold here"
+    assert verdicts(found)["NEVER"] == "does not hold here"
+    assert [value.value for each in found.studies[2:] for value in each.outcomes[0].values] == [0.0] * 6
 
 
 def test_a_lost_measurement_alone_is_measured_again(carry: Carry, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +188,79 @@ def test_an_organism_that_does_not_pass_its_gate_is_no_unit(
     assert [value.state for value in outcome.values] == ["ok", "undefined", "ok"]
     assert "gate not passed" in str(outcome.values[1].reason)
     assert (outcome.undefined, outcome.verdict) == (1, "undecided")
+
+
+def without_records(runs: Path, *seeds: int) -> dict[Path, bytes]:
+    """Take some finished records away; returns them."""
+    held = {
+        path: path.read_bytes() for seed in seeds for path in runs.glob(f"reproduce-mini/cells/numbat@{seed}--*/*.json")
+    }
+    assert len(held) == len(seeds)
+    for path in held:
+        path.unlink()
+    return held
+
+
+def test_a_pair_that_cannot_be_prepared_costs_its_own_units(
+    carry: Carry, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry("NEVER")
+    held = without_records(runs, 1, 2)
+
+    def prepare(cells: Any, workers: Any) -> dict[str, DiffbenchError]:
+        return {c.comparison.key: DiffbenchError("words differ") for c in cells if c.cell.organism_seed == 2}
+
+    monkeypatch.setattr(runner, "prepare", prepare)
+    try:
+        found = carry("NEVER")
+    finally:
+        for path, content in held.items():
+            path.write_bytes(content)
+    [error] = found.errors
+    assert error == "NEVER: words differ"
+    assert [value.state for value in found.studies[0].outcomes[0].values] == ["ok", "undefined", "ok"]
+
+
+def test_what_is_finished_stands_whatever_ends_the_run(
+    carry: Carry, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry("NEVER")
+    held = without_records(runs, 3)
+
+    def execute(*_: object, **__: object) -> None:
+        raise DiffbenchError("the disk is full")
+
+    monkeypatch.setattr(reproduction, "execute", execute)
+    try:
+        found = carry("NEVER")
+    finally:
+        for path, content in held.items():
+            path.write_bytes(content)
+    assert found.errors == ("NEVER: run mini: the disk is full",)
+    assert [value.state for value in found.studies[0].outcomes[0].values] == ["ok", "ok", "undefined"]
+
+
+def test_the_finished_fits_of_every_run_are_known(
+    carry: Carry, registered: Registration, runs: Path, tmp_path: Path
+) -> None:
+    carry("NEVER")
+    mini = tmp_path / "reproduce-mini"
+    shutil.copytree(runs / "reproduce-mini", mini)
+    shutil.rmtree(mini / "cells")
+    document = registered.model_dump(mode="json")
+    another = document["runs"]["mini"] | {"methods": {"mean-difference": {}}}
+    document["runs"] = {"another": another, "mini": document["runs"]["mini"]}
+    document["studies"] = [
+        claim("NEVER", value("a", "fit.fve", 0.0), value("b", "fit.fve", 0.0, "another/mean-difference"))
+    ]
+    both = read_registration(yaml.safe_dump(document))
+
+    def projected() -> float:
+        return plan(both, (), tmp_path, jobs=1).projected()
+
+    known = projected()
+    shutil.rmtree(mini / "fits")
+    assert 0 < known < projected()
 
 
 def test_a_fit_that_was_damaged_is_told_and_not_measured(carry: Carry, runs: Path) -> None:
