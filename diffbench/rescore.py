@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from diffbench.plugins import find_judge, load_plugins, notify_cell_finished
 from diffbench.record import Record, read_record
 from diffbench.run_folder import RECORD_FILE, read_run_file, refusal
 from diffbench.stored_cell import KeptDiff, StoredCell, kept_diff, stored_cells
-from diffbench.stored_pair import Pairs, check_weights
+from diffbench.stored_pair import Pairs, check_layer, check_weights
 from diffbench.workers import Job, Work, Workers
 
 
@@ -123,7 +123,7 @@ def rescore(
     with tended(folder):
         for item in items:
             if item.plan.key in progress.done:
-                _remove_old(folder, item)
+                _remove_old(folder, item, progress)
     records = tuple(progress.done[item.plan.key] for item in items if item.plan.key in progress.done)
     return RescoreOutcome(folder, records, reused, tuple(progress.refused))
 
@@ -211,16 +211,24 @@ def _run(folder: Path, todo: list[_Item], progress: _Progress, notify: Callable[
             except DiffbenchError as error:
                 progress.refuse(item.old[0], error)
         broken = runner.prepare([item.plan for item in ready], workers)
-        for item in ready:
-            if item.plan.comparison.key in broken:
-                progress.refuse(item.old[0], broken[item.plan.comparison.key])
         works = [
             Work(item.old[0].name, _guarded(_score(workers, item, folder, progress), item, progress))
             for item in ready
-            if item.plan.comparison.key not in broken
+            if _is_prepared(item, broken, progress)
         ]
         with tended(folder):
             workers.run("scoring", works)
+
+
+def _is_prepared(item: _Item, broken: Mapping[str, DiffbenchError], progress: _Progress) -> bool:
+    try:
+        if item.plan.comparison.key in broken:
+            raise broken[item.plan.comparison.key]
+        check_layer(item.old[0], item.plan.comparison)
+    except DiffbenchError as error:
+        progress.refuse(item.old[0], error)
+        return False
+    return True
 
 
 def _is_at_hand(item: _Item, progress: _Progress) -> bool:
@@ -265,11 +273,15 @@ def _copy_log(source: Path, draft: Path) -> None:
         shutil.copyfile(log, draft / LOG_FILE)
 
 
-def _remove_old(folder: Path, item: _Item) -> None:
-    """Remove the cells that a record took the place of; those of another judge stay beside it."""
+def _remove_old(folder: Path, item: _Item, progress: _Progress) -> None:
+    """Remove the cells that a record took the place of; those of another judge or with another Diff stay beside it."""
     target, judge = cell_folder(folder, item.plan), item.plan.judge.name
+    kept = (item.old[0].hashes.diff, progress.done[item.plan.key].hashes.diff)
     for stored in item.old:
         if stored.path != target and stored.cell.judge.rpartition(" ")[0] == judge:
+            if stored.hashes.diff not in (None, *kept):  # without one there is nothing that could be scored again
+                progress.refuse(stored, RecordError(f"has another Diff than {target.name}, which has its place"))
+                continue
             hidden = stored.path.with_name(f".{secrets.token_hex(8)}")  # never half a cell under its own name
             os.replace(stored.path, hidden)
             shutil.rmtree(hidden, ignore_errors=True)

@@ -55,6 +55,7 @@ class StoredCell:
         key: of the record.
         fit: key of the fit; a record from before there were fits has none and gives its own key.
         budget: what the tier allowed when the method ran.
+        layer: that the pair was looked at.
         rescored: set if its scores were made anew before.
     """
 
@@ -67,6 +68,7 @@ class StoredCell:
     cell: Cell
     hashes: Hashes
     budget: Budget
+    layer: int
     handling: Handling
     cost: MethodCost
     rescored: Rescored | None
@@ -171,6 +173,7 @@ def _read(path: Path) -> StoredCell:
         cell=_block(document, "cell", Cell),
         hashes=_block(document, "hashes", Hashes),
         budget=_block(document, "budget", Budget),
+        layer=_pair(document)["layer"],
         handling=_handling(document),
         cost=MethodCost(
             method_seconds=timings.method_seconds,
@@ -206,10 +209,15 @@ def _block(document: Mapping[str, Any], name: str, schema: type[Block]) -> Block
         raise RecordError(f"{name}.{first_problem(error)}") from None
 
 
-def _handling(document: Mapping[str, Any]) -> Handling:
+def _pair(document: Mapping[str, Any]) -> Mapping[str, Any]:
     pair = document.get("pair")
     if not isinstance(pair, dict) or type(pair.get("layer")) is not int or pair["layer"] < 0:
         raise RecordError("pair.layer: missing or malformed")
+    return pair
+
+
+def _handling(document: Mapping[str, Any]) -> Handling:
+    pair = _pair(document)
     dtype, streamed = pair.get("harvest_dtype", "float32"), pair.get("streamed", False)
     if dtype not in get_args(HarvestDtype) or not isinstance(streamed, bool):
         raise RecordError("pair.harvest_dtype or pair.streamed: malformed")

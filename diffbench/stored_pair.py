@@ -115,6 +115,20 @@ def check_weights(stored: StoredCell, comparison: Comparison) -> None:
             raise _another(role, then, now)
 
 
+def check_layer(stored: StoredCell, comparison: Comparison) -> None:
+    """Compare the layer of a prepared pair with that of then, which the rule may choose otherwise today.
+
+    Raises:
+        RecordError: if it is another one.
+    """
+    now = comparison.facts().layer
+    if now != stored.layer:
+        raise RecordError(
+            f"its layer was {stored.layer}, and the rule chooses {now} of the same pair today: its components could "
+            "not be scored there; run the method again"
+        )
+
+
 def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 

@@ -193,6 +193,10 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "tier": (lambda d: d["cell"].update(tier="huge"), "no tier named 'huge'"),
     "judge": (lambda d: d["cell"].update(judge="oracle 9"), "no judge named 'oracle'"),
     "budget": (lambda d: d["budget"].update(components=7), "tier nano allowed 2000 tokens and 7 components then"),
+    "layer": (
+        lambda d: d.update(key="0" * 64, pair=d["pair"] | {"layer": d["pair"]["layer"] + 1}),
+        "and the rule chooses",
+    ),
     "malformed": (lambda d: d.pop("cell"), "cell: missing"),
 }
 
@@ -414,6 +418,20 @@ def test_cells_that_older_code_left_are_replaced_as_one(folder: Path) -> None:
     outcome = anew(folder)
     assert outcome.reused == len(ROWS) and not copy.exists() and cell.exists()
     assert len(records(folder)) == len(ROWS)
+
+
+def test_a_cell_with_another_diff_stays_beside_the_one_that_is_read(folder: Path) -> None:
+    cell = cell_of(folder, "ranked")
+    copy = cell.with_name(cell.name[:-8] + "00000000")
+    shutil.copytree(cell, copy)
+    (copy / "diff" / "diff.json").write_text((copy / "diff" / "diff.json").read_text() + "\n")
+    hashes = {path.name: file_digest(path) for path in (copy / "diff").iterdir()}
+    edit(copy, lambda document: document.update(key="0" * 64, hashes=document["hashes"] | {"diff": hashes}))
+    before = snapshot(copy)
+    outcome = anew(folder)
+    [refused] = outcome.refused
+    assert outcome.reused == len(ROWS) and f"another Diff than {cell.name}" in refused.reason
+    assert snapshot(copy) == before and cell.exists()
 
 
 def test_unfinished_cells_are_left_alone(folder: Path) -> None:

@@ -77,7 +77,7 @@ def test_what_is_needed_of_a_record_is_read(tmp_path: Path) -> None:
     assert (stored.cell, stored.hashes, stored.budget) == (made.cell, made.hashes, made.budget)
     assert stored.cost.method_seconds == 12.5 and stored.cost.usage == {"tokens": 20000}
     assert stored.cost.harvest_seconds == 2.0 and stored.current
-    assert stored.handling.layer is None and not stored.handling.streaming
+    assert stored.layer == made.pair.layer and stored.handling.layer is None and not stored.handling.streaming
     assert stored.origin.from_key == made.key and stored.origin.pair == made.hashes.pair
     assert stored.name == "quokka diff-sae s0 against base"
 
