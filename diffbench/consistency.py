@@ -278,17 +278,16 @@ def _contradictions(diffs: Sequence[Diff]) -> Contradictions:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """Tokens of one finding, or of all where they speak of one thing."""
+    """Tokens of one finding, or of all where they speak of one thing; those named both ways say nothing."""
 
     up: frozenset[str]
     down: frozenset[str]
 
     @classmethod
     def of(cls, *findings: Finding) -> _Named:
-        return cls(
-            frozenset(token for finding in findings for token in finding.tokens_up),
-            frozenset(token for finding in findings for token in finding.tokens_down),
-        )
+        up = frozenset(token for finding in findings for token in finding.tokens_up)
+        down = frozenset(token for finding in findings for token in finding.tokens_down)
+        return cls(up - down, down - up)
 
 
 def _matched_findings(a: Diff, b: Diff) -> list[tuple[_Named, _Named]]:

@@ -95,6 +95,7 @@ class Workers:
             for task in wait_any(list(running), POLL_SECONDS):
                 tally.add(self._advance(running, waiting, running.pop(task)))
             self.notify(*tally.told(running))
+        self.durations.save()
 
     @staticmethod
     def _advance(running: dict[Task, Work], waiting: list[Work], work: Work) -> Work | None:

@@ -127,6 +127,15 @@ def test_lists_of_a_model_seen_from_outside_are_one_thing() -> None:
     assert agreement([one, one]).activity.spearman.reason == "a seed has no per-token activity"
 
 
+def test_a_token_that_one_seed_names_both_ways_contradicts_nothing() -> None:
+    """In half of the contexts a word goes up and in half of them down: both seeds say so."""
+    both = OutputDiff(score="kl", findings=found(("blue", "green"), ("green", "blue"), ("x", "y"), component=0))
+    said = agreement([both, both]).contradictions
+    assert (said.matched, said.contradicting) == (1, 0)
+    turned = OutputDiff(score="kl", findings=found(("blue", "green"), ("y", "x"), component=0))
+    assert agreement([both, turned]).contradictions.examples == ("x", "y")
+
+
 def test_words_stand_beside_those_of_the_random_dictionary() -> None:
     diffs = [
         random_diff(0, findings=found(("a", "b"), ("c", "d"))),
