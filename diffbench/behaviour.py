@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from diffbench.expression import Arms, expressions
-from diffbench.figure import Figure
-from diffbench.interval import LEAST_UNITS, mean_interval, ratio_interval, t_quantile
+from diffbench.figure import Figure, mean_figure
+from diffbench.interval import LEAST_UNITS, ratio_interval, t_quantile
 from diffbench.scores import Behaviour, ClaimBehaviour, DosePoint
 from diffbench.truth import Truth
 
@@ -100,8 +100,8 @@ def behave(truth: Truth, tokenizer: Any, arms: Arms, spills: Sequence[Spill], fl
             ClaimBehaviour(
                 claim=claim.id,
                 n_probes=len(probes),
-                reference=_mean(reference),
-                tuned=_mean(tuned),
+                reference=mean_figure(reference),
+                tuned=mean_figure(tuned),
                 installed=doses[-1][WHOLE],
                 removed=share_moved(tuned, without, reference),
             )
@@ -148,8 +148,3 @@ def mean_of(figures: Sequence[Figure]) -> Figure:
         return Figure.of(value)
     half = math.hypot(*halves) / len(known)
     return Figure.of(value, value - half, value + half)
-
-
-def _mean(values: Sequence[float]) -> Figure:
-    interval = mean_interval(values)
-    return Figure.of(fmean(values)) if interval is None else Figure.of(*interval)

@@ -1,12 +1,14 @@
 """Change detection: do methods alarm where something was changed, and keep quiet where nothing was?
 
-Nulls are told apart by class and never pooled. A null is one organism at one seed; method seeds are averaged and not
-counted. A pure function of the leaderboard's rows. Knows nothing of models or torch.
+Nulls are told apart by class and never pooled. A null is one organism at one seed, drawn anew; method seeds are
+averaged and not counted. Seeds of a changed organism are no independent changes: shares of changed organisms are means
+over families, or over organisms where there are fewer than three families. A pure function of the leaderboard's rows.
+Knows nothing of models or torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,10 +16,11 @@ from pydantic import Field
 
 from diffbench.contenders import Contender, contenders, place_of
 from diffbench.figure import Figure
+from diffbench.interval import LEAST_UNITS
 from diffbench.proportion import share_interval
 from diffbench.summary import CONTROLS, Row, plain_rows
 from diffbench.truth import Schema
-from diffbench.units import Place, average, stable
+from diffbench.units import Place, average, estimate, stable, unit_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +34,7 @@ TRACKS: dict[str, Literal["false alarms", "specificity", "gauge"]] = {
     UNCLASSED: "false alarms",
 }
 """Null classes in the order of their tables, and what an alarm on one of them is."""
+Unit = Literal["family", "organism"]
 RATES = (0.05, 0.01)
 POOL = ("tier", "terms")
 
@@ -47,7 +51,7 @@ class DetectionRow(Schema):
     resolution: float | None = Field(description="1 / nulls: the smallest false-positive rate they can show")
     auroc: Figure = Field(description="change score of changed organisms against nulls; ties count one half")
     pairs: int = Field(description="pairs of a changed organism and a null behind it")
-    tpr_5: Figure = Field(description="share of changed organisms at or over threshold_5, 95% Clopper-Pearson")
+    tpr_5: Figure = Field(description="share of changed organisms at or over threshold_5, mean over the table's unit")
     threshold_5: float | None = Field(
         description="the smallest observed change score that at most 5% of the nulls reach; null: they all reach more"
     )
@@ -56,9 +60,9 @@ class DetectionRow(Schema):
     alarms: Figure = Field(description="share of the nulls of which the method says changed, 95% Clopper-Pearson")
     abstains_nulls: Figure = Field(description="share of the nulls of which it says nothing, which is no alarm")
     answered_nulls: int = Field(description="nulls behind both")
-    hits: Figure = Field(description="share of the changed organisms of which it says changed")
-    abstains_changed: Figure = Field(description="share of them of which it says nothing, which is no hit")
-    answered_changed: int = Field(description="changed organisms behind both")
+    hits: Figure = Field(description="share of the changed organisms of which it says changed, mean over the unit")
+    abstains_changed: Figure = Field(description="share of them of which it says nothing, mean over the unit; no hit")
+    answered_changed: int = Field(description="changed organisms at a seed behind both")
     gaps: str | None = Field(None, description="nulls and changed organisms without a change score, and why")
 
 
@@ -75,6 +79,10 @@ class ChangeDetection(Schema):
     )
     nulls: int = Field(description="independent nulls of the class")
     positives: int = Field(description="changed organisms at a seed")
+    unit: Unit = Field(
+        description="what shares of changed organisms are over: families, with 95% t, or organisms where there are "
+        "fewer than three families, with Clopper-Pearson, as where all families are alike"
+    )
     rows: tuple[DetectionRow, ...]
 
 
@@ -101,7 +109,8 @@ def change_detection(frame: pd.DataFrame) -> tuple[ChangeDetection, ...]:
             for name, track in TRACKS.items():
                 nulls = _of_one_reference([row for row in rows if null_class(row) == name], reference)
                 if nulls:
-                    tested = _tested(positives, nulls)
+                    several = len({place_of(row).family for row in positives}) >= LEAST_UNITS
+                    unit: Unit = "family" if several else "organism"
                     found.append(
                         ChangeDetection(
                             reference=reference,
@@ -111,7 +120,8 @@ def change_detection(frame: pd.DataFrame) -> tuple[ChangeDetection, ...]:
                             track=track,
                             nulls=len({place_of(row) for row in nulls}),
                             positives=len({place_of(row) for row in positives}),
-                            rows=tested,
+                            unit=unit,
+                            rows=_tested(positives, nulls, unit),
                         )
                     )
     return tuple(found)
@@ -142,11 +152,11 @@ def _of_one_reference(rows: Sequence[Row], reference: str) -> list[Row]:
     return [row for row in rows if row["reference"] == chosen[place_of(row)]]
 
 
-def _tested(positives: Sequence[Row], nulls: Sequence[Row]) -> tuple[DetectionRow, ...]:
+def _tested(positives: Sequence[Row], nulls: Sequence[Row], unit: Unit) -> tuple[DetectionRow, ...]:
     quiet = frozenset(place_of(row) for row in nulls)
     changed = frozenset(place_of(row) for row in positives) - quiet
     rows = [
-        _row(each, changed, quiet)
+        _row(each, changed, quiet, unit)
         for each in contenders([*positives, *nulls])
         if each.cells.keys() & quiet  # a method that was run on no null of the class says nothing of it
     ]
@@ -159,9 +169,10 @@ def _tested(positives: Sequence[Row], nulls: Sequence[Row]) -> tuple[DetectionRo
     return tuple(sorted(rows, key=key))
 
 
-def _row(each: Contender, changed: frozenset[Place], quiet: frozenset[Place]) -> DetectionRow:
-    positive, null = (_scores(each, places) for places in (changed, quiet))
-    tpr = {rate: _tpr(positive, null, rate) for rate in RATES}
+def _row(each: Contender, changed: frozenset[Place], quiet: frozenset[Place], unit: Unit) -> DetectionRow:
+    scored, silent = (_scores(each, places) for places in (changed, quiet))
+    positive, null = list(scored.values()), list(silent.values())
+    tpr = {rate: _tpr(scored, null, rate, unit) for rate in RATES}
     loud, missed = (_verdicts(each, places) for places in (quiet, changed))
     return DetectionRow(
         label=each.label,
@@ -179,50 +190,67 @@ def _row(each: Contender, changed: frozenset[Place], quiet: frozenset[Place]) ->
         threshold_5=tpr[0.05][1],
         tpr_1=tpr[0.01][0],
         threshold_1=tpr[0.01][1],
-        alarms=_share([says.get("changed", 0.0) for says in loud], "null"),
-        abstains_nulls=_share([says.get("abstain", 0.0) for says in loud], "null"),
+        alarms=_of_nulls([says.get("changed", 0.0) for says in loud.values()]),
+        abstains_nulls=_of_nulls([says.get("abstain", 0.0) for says in loud.values()]),
         answered_nulls=len(loud),
-        hits=_share([says.get("changed", 0.0) for says in missed], "changed organism"),
-        abstains_changed=_share([says.get("abstain", 0.0) for says in missed], "changed organism"),
+        hits=_of_changed({place: says.get("changed", 0.0) for place, says in missed.items()}, unit),
+        abstains_changed=_of_changed({place: says.get("abstain", 0.0) for place, says in missed.items()}, unit),
         answered_changed=len(missed),
         gaps=_gaps(each, changed, quiet),
     )
 
 
-def _scores(each: Contender, places: frozenset[Place]) -> list[float]:
-    return [average(seeds.values()) for seeds in each.values("change_score", places).values()]
+def _scores(each: Contender, places: frozenset[Place]) -> dict[Place, float]:
+    return {place: average(seeds.values()) for place, seeds in each.values("change_score", places).items()}
 
 
-def _verdicts(each: Contender, places: frozenset[Place]) -> list[dict[str, float]]:
+def _verdicts(each: Contender, places: frozenset[Place]) -> dict[Place, dict[str, float]]:
     """Of every place at which all of a method's cells answered: the share of its seeds by verdict."""
-    found = []
+    found = {}
     for place in sorted(places):
         cells = [*each.cells.get(place, {}).values()]
         if cells and all(row["status"] == "ok" for row in cells):
             said = [row["verdict"] for row in cells]
-            found.append({verdict: said.count(verdict) / len(said) for verdict in said})
+            found[place] = {verdict: said.count(verdict) / len(said) for verdict in said}
     return found
 
 
-def _tpr(positives: Sequence[float], nulls: Sequence[float], rate: float) -> tuple[Figure, float | None]:
+def _tpr(
+    positives: Mapping[Place, float], nulls: Sequence[float], rate: float, unit: Unit
+) -> tuple[Figure, float | None]:
     needed = round(1 / rate)
     if len(nulls) < needed:
         return Figure.not_applicable(f"needs {needed} independent nulls, there are {len(nulls)}"), None
     if not positives:
-        return Figure.not_applicable(_nobody(positives, nulls)), None
-    bound = threshold(nulls, positives, rate)
-    return _share([float(bound is not None and score >= bound) for score in positives], "changed organism"), bound
+        return Figure.not_applicable(_nobody(list(positives), nulls)), None
+    bound = threshold(nulls, list(positives.values()), rate)
+    reached = {place: float(bound is not None and score >= bound) for place, score in positives.items()}
+    return _of_changed(reached, unit), bound
 
 
-def _share(parts: Sequence[float], what: str) -> Figure:
+def _of_nulls(parts: Sequence[float]) -> Figure:
+    return _share(parts) if parts else Figure.not_applicable("no answer on any null")
+
+
+def _of_changed(parts: Mapping[Place, float], unit: Unit) -> Figure:
+    """Mean over units, with t over families that differ: what is said of one place is 0, 1 or what seeds agree on."""
     if not parts:
-        return Figure.not_applicable(f"no answer on any {what}")
+        return Figure.not_applicable("no answer on any changed organism")
+    means = list(unit_means({place: {0: part} for place, part in parts.items()}, unit).values())
+    found = estimate(means)
+    if unit == "organism" or found.low is None or found.high is None:
+        return _share(means)
+    return Figure.of(stable(found.mean), max(0.0, found.low), min(1.0, found.high))
+
+
+def _share(parts: Sequence[float]) -> Figure:
+    """Of independent units, with the interval of Clopper and Pearson."""
     hits = sum(parts)
     low, high = share_interval(min(hits, len(parts)), len(parts))
     return Figure.of(stable(hits / len(parts)), stable(low), stable(high))
 
 
-def _nobody(positives: Sequence[float], nulls: Sequence[float]) -> str:
+def _nobody(positives: Sequence[object], nulls: Sequence[float]) -> str:
     return "no changed organism with a change score" if not positives else "no null with a change score"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from diffbench.change_detection import UNCLASSED, ChangeDetection, DetectionRow
+from diffbench.change_detection import UNCLASSED, ChangeDetection, DetectionRow, Unit
 from diffbench.figure import Figure
 from diffbench.table import (
     FULL_WIDTH,
@@ -29,6 +29,12 @@ CLASSES = {
     "models in one shared basis are expected to alarm, and must; those that read outputs alone must not. So alarms are "
     "listed and count neither for nor against a method",
     UNCLASSED: "nothing was changed on purpose, says the Truth, and no class is named",
+}
+
+OVER: dict[Unit, str] = {
+    "family": "TPR and hits are means over families, with Student's t cut to 0..1 (all alike: Clopper-Pearson).",
+    "organism": "TPR and hits are means over organisms, with Clopper-Pearson intervals: there are fewer than three "
+    "families, so they speak of no other.",
 }
 
 
@@ -73,15 +79,15 @@ LAYOUT: tuple[Column[DetectionRow], ...] = (
         "TPR@5%",
         lambda row: _rate(row, row.tpr_5, 20),
         "share of the changed organisms that reach the smallest observed change score which at most 5% of the nulls "
-        "reach; a score equal to the threshold is an alarm. The interval (Clopper-Pearson) is over changed organisms "
+        "reach; a score equal to the threshold is an alarm. The interval is over what is said above the table "
         "and takes the threshold as given. n/a (8/20): 8 independent nulls, 20 are needed",
     ),
     Column("TPR@1%", lambda row: _rate(row, row.tpr_1, 100), "the same at 1%, from 100 nulls on"),
     Column(
         "alarms",
         lambda row: _interval(row.alarms),
-        "share of the nulls of which the method's verdict is 'changed', with its 95% interval; lower is better, but "
-        "for the gauge track",
+        "share of the nulls of which the method's verdict is 'changed', with its 95% interval (Clopper-Pearson, over "
+        "nulls); lower is better, but for the gauge track",
     ),
     Column(
         "hits",
@@ -117,7 +123,8 @@ def about(table: ChangeDetection) -> str:
         if table.positives
         else (" There is no changed organism of the same tier, rule of the layer and scoring code to set against them.")
     )
-    return f"{words[:1].upper()}{words[1:]}. Resolution: 1/{table.nulls} = {share(1 / table.nulls)}.{alone}"
+    over = f" {OVER[table.unit]}" if table.positives else ""
+    return f"{words[:1].upper()}{words[1:]}. Resolution: 1/{table.nulls} = {share(1 / table.nulls)}.{over}{alone}"
 
 
 def gaps(table: ChangeDetection) -> list[str]:

@@ -66,9 +66,9 @@ def no_claim_scores(why: Figure, n_claims: int = 0) -> ClaimScores:
 
 
 def opposite(one: Claim, other: Claim) -> bool:
-    """Whether what rises in one claim falls in the other, and the other way round."""
+    """Whether what rises in one claim falls in the other, and the other way round; not where neither names a word."""
     up, down = _effect(one)
-    return (down, up) == _effect(other)
+    return bool(up or down) and (down, up) == _effect(other)
 
 
 def _effect(claim: Claim) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:

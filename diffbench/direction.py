@@ -1,9 +1,10 @@
 """Direction: do the words that findings name move as they say where the component is at work?
 
 A finding's lists are read strongest first and as far as words really moved: of three words that rose the first three
-that it names are looked at, as in R-precision. So a long list of everything is worth no more than its beginning, and a
-list that is always of one length is not held against who must fill it. Where no word moved in a way at all, nothing is
-asked about that way. A string that is no word of the models is a word that did not move.
+that it names are looked at, and the share is of three, as in R-precision. So a long list of everything is worth no
+more than its beginning, a list that is always of one length is not held against who must fill it, and a list of one
+sure word leaves out the rest. Nothing is asked about a way in which no word moved, nor about one of which the finding
+names nothing. A string that is no word of the models is a word that did not move.
 
 ``tokens_up`` are what a component promotes where its activity is positive: along a direction that is at work the
 negative way at a claim's probes, what it promotes must fall.
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffbench.diff import Finding
+from diffbench.diff import MAX_TOKENS, Finding
 from diffbench.figure import Figure
 from diffbench.localisation import HIT, SHUFFLES, TOP, Location
 from diffbench.movement import WAYS, Movement, Way, Word
@@ -54,7 +55,7 @@ class Checked:
 
     Attributes:
         right: the list and the word of all that moves as it says.
-        asked: how many of the words that it names are looked at.
+        asked: how many words moved in the ways of which it names any; of each way no more than it can name.
     """
 
     right: frozenset[tuple[Way, str]]
@@ -79,9 +80,9 @@ def check(finding: Finding, held: Sequence[Held]) -> Checked:
         known = {name: word.shown for word in moved for name in word.names}
         words = {word.shown for word in moved}
         keys = dict.fromkeys(known.get(name, known.get(name.strip(), name.strip())) for name in names)
-        looked_at = list(keys)[: len(words)]
-        asked += len(looked_at)
-        right |= {(named, key) for key in looked_at if key in words}
+        if keys:
+            asked += min(len(words), MAX_TOKENS)
+        right |= {(named, key) for key in list(keys)[: len(words)] if key in words}
     return Checked(frozenset(right), asked)
 
 

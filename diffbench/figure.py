@@ -5,10 +5,13 @@ Nothing that failed, could not be asked or has no meaning ever becomes a number.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from diffbench.interval import mean_interval
 from diffbench.truth import Schema
 
 
@@ -56,3 +59,15 @@ class Figure(Schema):
     def undefined(cls, reason: str) -> Figure:
         """The quantity has no meaning on this pair."""
         return cls(state="undefined", reason=reason)
+
+
+def mean_figure(values: Sequence[float]) -> Figure:
+    """The mean of independent units with its 95% t interval, which it has from three units on.
+
+    Raises:
+        ValueError: if there is no unit.
+    """
+    if not values:
+        raise ValueError("no unit, no mean")
+    interval = mean_interval(values)
+    return Figure.of(math.fsum(values) / len(values)) if interval is None else Figure.of(*interval)

@@ -48,9 +48,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float] | None:
     """Sum of numerators over sum of denominators and its 95% interval over units (linearised, t).
 
-    Units without a denominator carry nothing and are left out; None under three units.
+    Units of which both are 0 carry nothing and are left out; None under three units. A unit with a numerator alone
+    counts, so that the value is the ratio of all sums.
     """
-    pairs = [(a, b) for a, b in zip(numerators, denominators, strict=True) if b != 0]
+    pairs = [(a, b) for a, b in zip(numerators, denominators, strict=True) if a != 0 or b != 0]
     n = len(pairs)
     total = math.fsum(b for _, b in pairs)
     if n < LEAST_UNITS or total == 0:

@@ -27,6 +27,9 @@ class StandingRow(Schema):
     group: str | None = Field(None, description="letters; rows that share one are not separated")
     lift: Figure = Field(description="over the best trivial row, chosen for each family on the others; positive=better")
     lift_over: tuple[str, ...] = Field((), description="the trivial rows that were chosen, most often first")
+    lift_missed: tuple[str, ...] = Field(
+        (), description="trivial rows that miss places of a family, and families that have no lift for that"
+    )
     gaps: str | None = Field(None, description="places that the row misses, and why; it is compared on common ones")
 
 

@@ -79,8 +79,8 @@ LAYOUT: tuple[Column[StandingRow], ...] = (
     Column(
         "over trivial",
         _over,
-        "lift over the best trivial row, which for each family is chosen on the other families; positive = better; "
-        "with a paired interval over families",
+        "lift over the best trivial row, which for each family is chosen on the other families, of the rows that have "
+        "all of it; positive = better; with a paired interval over families",
     ),
     Column("units", lambda row: str(row.units), "units at which the row has the score"),
     Column("cells", lambda row: str(row.cells), "cells at the organisms of the table, whatever became of them"),
@@ -134,6 +134,11 @@ def gaps(table: Standing) -> list[str]:
     return [f"{row.label} {row.gaps}" for row in table.rows if row.gaps and row.units]
 
 
+def lifts(table: Standing) -> list[str]:
+    """What trivial rows miss, so that the others' lifts are taken over another one there, or are not taken."""
+    return list(dict.fromkeys(line for row in table.rows if not row.baseline for line in row.lift_missed))
+
+
 def _apart(pair: PairTest, table: Standing) -> str:
     units = PLURAL[table.unit or "documents"]
     text = f"{pair.first} and {pair.second} differ by {with_interval(pair.difference)}: "
@@ -152,6 +157,7 @@ def _apart(pair: PairTest, table: Standing) -> str:
 NEEDED = (
     "Neighbours that are not separated, and what would separate them with a chance of 80% if they are as they look:"
 )
+LIFTED = "Trivial rows that miss organisms; the lift over trivial is taken over another one there, or leaves it out:"
 MISSED = "Rows that miss organisms; a mean over the rest would flatter, so they are compared on common ones alone:"
 
 
@@ -189,7 +195,7 @@ def page(tables: Sequence[Standing]) -> str:
 
 def _lists(table: Standing) -> list[tuple[str, list[str]]]:
     found = []
-    for title, lines in ((MISSED, gaps(table)), (NEEDED, apart(table))):
+    for title, lines in ((MISSED, gaps(table)), (LIFTED, lifts(table)), (NEEDED, apart(table))):
         more = [f"and {len(lines) - LISTED} more, see the JSON"] if len(lines) > LISTED else []
         if lines:
             found.append((title, [*lines[:LISTED], *more]))

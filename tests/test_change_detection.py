@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from diffbench.change_page import page, text
 from diffbench.cli import main
 from diffbench.columns import rows
 from diffbench.figure import Figure
+from diffbench.interval import mean_interval
 from diffbench.leaderboard import build
 from diffbench.proportion import share_interval
 from diffbench.record import Record
@@ -42,6 +44,59 @@ def tables(records: list[Record]) -> dict[str, ChangeDetection]:
 def only(records: list[Record], null_class: str = "identity") -> DetectionRow:
     [row] = tables(records)[null_class].rows
     return row
+
+
+def over_families(means: list[float]) -> tuple[Any, Any]:
+    found = mean_interval(means)
+    assert found is not None
+    return pytest.approx(max(0.0, found[1])), pytest.approx(min(1.0, found[2]))
+
+
+def seeded(hits: dict[str, list[bool]], families: int) -> list[Record]:
+    """Changed organisms, each at as many seeds as there are answers, over so many families in turn."""
+    return [
+        record(
+            "m",
+            scored=scores(change_score=figure(float(hit)), verdict="changed" if hit else "unchanged"),
+            cell={"family": f"f{at % families}", "organism": f"{name}@{seed}", "organism_seed": seed, "changed": True},
+        )
+        for at, (name, answers) in enumerate(hits.items())
+        for seed, hit in enumerate(answers)
+    ]
+
+
+def test_seeds_of_a_changed_organism_are_no_changes_of_their_own() -> None:
+    quiet = nulls("m", "identity", [0.5] * 20)
+    for n in (1, 10):
+        records = [*seeded({"a": [True] * n, "b": [False] * n}, 2), *quiet]
+        row = only(records)
+        for found in (row.hits, row.tpr_5):
+            assert (found.value, found.low, found.high) == pytest.approx((0.5, *share_interval(1, 2)))
+        assert (tables(records)["identity"].unit, row.answered_changed) == ("organism", 2 * n)
+    uneven = only([*seeded({"a": [True] * 9, "b": [False]}, 2), *quiet])
+    assert uneven.hits.value == 0.5  # of two organisms, whatever their seeds
+
+
+def test_with_three_families_shares_of_changed_organisms_are_over_families() -> None:
+    answers = {"a": [True, True, True], "b": [True, True, False], "c": [True, False, True], "d": [True] * 3}
+    records = [*seeded(answers, 3), *nulls("m", "identity", [0.5] * 20)]
+    found = tables(records)["identity"]
+    by_family = [1, 2 / 3, 2 / 3]  # d is of the first family
+    assert found.unit == "family"
+    for figure_ in (found.rows[0].hits, found.rows[0].tpr_5):
+        assert figure_.value == pytest.approx(7 / 9)
+        assert (figure_.low, figure_.high) == over_families(by_family)
+        assert figure_.high == 1 and figure_.low is not None and 0 < figure_.low
+    assert "means over families, with Student's t" in " ".join(text([found]).split())
+    assert "means over families" in page([found]) and "means over organisms" not in page([found])
+
+
+def test_families_that_are_all_alike_have_no_spread_and_an_interval_of_their_number() -> None:
+    records = [*seeded({name: [True] * 5 for name in "abcd"}, 4), *nulls("m", "identity", [0.0] * 3)]
+    row = only(records)
+    assert (row.hits.value, row.hits.low, row.hits.high) == pytest.approx((1.0, *share_interval(4, 4)))
+    two = [*seeded({name: [True] * 5 for name in "abcd"}, 2), *nulls("m", "identity", [0.0] * 3)]
+    assert "means over organisms" in " ".join(text(change_detection(rows(two))).split())
 
 
 def test_classes_are_apart_and_never_pooled() -> None:
@@ -71,7 +126,7 @@ def test_a_rate_needs_as_many_nulls_as_can_show_it() -> None:
             assert row.threshold_1 is None
         if five:
             assert row.tpr_5.value == pytest.approx(2 / 3)
-            assert (row.tpr_5.low, row.tpr_5.high) == pytest.approx(share_interval(2, 3))
+            assert (row.tpr_5.low, row.tpr_5.high) == over_families([1, 1, 0])
 
 
 def test_method_seeds_are_averaged_and_are_no_nulls_of_their_own() -> None:
@@ -139,10 +194,13 @@ def test_abstaining_is_an_answer_and_neither_hit_nor_alarm() -> None:
         *nulls("m", "identity", [0.0] * 10, verdicts="abstain"),
     ]
     row = only(records)
-    assert (row.hits.value, row.abstains_changed.value, row.answered_changed) == (0.4, 0.6, 10)
+    by_family = [2 / 4, 1 / 3, 1 / 3]
+    hits = sum(by_family) / 3
+    assert (row.hits.value, row.abstains_changed.value) == (pytest.approx(hits), pytest.approx(1 - hits))
+    assert row.answered_changed == 10
     assert (row.alarms.value, row.abstains_nulls.value, row.answered_nulls) == (0.0, 1.0, 10)
     assert (row.alarms.low, row.alarms.high) == pytest.approx(share_interval(0, 10))
-    assert (row.hits.low, row.hits.high) == pytest.approx(share_interval(4, 10))
+    assert (row.hits.low, row.hits.high) == over_families(by_family)
 
 
 def test_seeds_of_a_method_that_disagree_are_a_share_of_an_alarm() -> None:

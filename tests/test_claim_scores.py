@@ -72,6 +72,7 @@ def test_opposite_claims() -> None:
     assert opposite(*SWAP) and not opposite(SWAP[0], SWAP[0])
     same = claim("elsewhere", ["green"], ["blue"])
     assert not opposite(SWAP[0], same) and opposite(SWAP[1], same)
+    assert not opposite(claim("a"), claim("b"))  # of which neither names a word
     pairs, back = claim("p", pairs=[("red", "blue"), ("one", "a")]), claim("q", pairs=[("a", "one"), ("blue", "red")])
     assert opposite(pairs, back) and not opposite(pairs, pairs)
     assert not opposite(pairs, claim("r", pairs=[("blue", "red"), ("one", "a")]))

@@ -38,7 +38,15 @@ def test_as_many_words_are_looked_at_as_moved() -> None:
     assert (found.asked, found.agreement) == (4, 3 / 4)  # green comes fourth
     assert check(finding(1, ["box", "white"], ["ball", "white"]), held(moved("0", ["white"]))).agreement == 0
     assert check(finding(1, ["white"]), held(three)).agreement == 0
-    assert check(finding(1, ["red"]), held(three)).agreement == 1
+
+
+def test_a_short_list_is_not_worth_more_than_a_long_one_that_says_more() -> None:
+    eight = moved("0", WORDS[:8], ["white"])
+    one, seven = check(finding(1, WORDS[:1]), held(eight)), check(finding(1, [*WORDS[:7], WORDS[9]]), held(eight))
+    assert (one.asked, one.agreement, seven.agreement) == (8, 1 / 8, 7 / 8)  # nothing is said of what falls
+    assert check(finding(1, WORDS[:1], ["white"]), held(eight)).agreement == 2 / 9
+    many = [f"w{index}" for index in range(MAX_TOKENS + 10)]
+    assert check(finding(1, many[:MAX_TOKENS]), held(moved("0", many))).agreement == 1  # no list can be longer
 
 
 def test_a_way_in_which_nothing_moved_is_not_asked_about() -> None:
@@ -78,7 +86,8 @@ def test_the_right_words_at_the_right_claim_agree_whole() -> None:
 
 def test_a_finding_is_held_to_the_claims_that_it_locates() -> None:
     words = finding(1, ["green"], ["blue"])
-    for location, expected in ((located((1.0, 0.0)), 1.0), (located((0.0, 1.0)), 0.0), (located((1.0, 1.0)), 1.0)):
+    # At both claims both words rise and both fall; it names one each way.
+    for location, expected in ((located((1.0, 0.0)), 1.0), (located((0.0, 1.0)), 0.0), (located((1.0, 1.0)), 0.5)):
         assert direct([words], location, [BLUE, GREEN], 0).agreement_first.value == expected
 
 

@@ -169,6 +169,47 @@ def test_a_claim_that_was_hardly_moved_neither_counts_nor_is_among_the_others() 
     assert still.score.state == "undefined" and "fewer than two claims" in (still.score.reason or "")
 
 
+SWAP = [claim("a", ["green"], ["blue"]), claim("b", ["blue"], ["green"])]
+
+
+def test_the_sides_of_an_exchange_are_not_spared_for_each_other() -> None:
+    truth = truth_of([*SWAP, claim("c", ["ball"], ["box"])], ENDS)
+    both, own = (1.0, 1.0, 0.0), OWN[2]
+    without = Removing((0.4, 0.4, 0.1), (0.0, 0.0, 0.9))
+    found = disentangle(truth, TOKENIZER, located(both, own), torch.arange(2), without, 0)
+    assert without.sets == [(0,), (0,), (1,)]
+    assert [one.removed.value for one in found.claims] == pytest.approx([0.4, 0.4, 0.9])
+    assert [one.others.value for one in found.claims] == pytest.approx([0.1, 0.1, 0.0])
+    assert found.score.value == pytest.approx((0.3 + 0.3 + 0.9) / 3)
+
+
+def test_what_is_at_work_on_both_sides_is_chosen_before_what_is_of_one_side_and_of_a_rival() -> None:
+    truth = truth_of([*SWAP, claim("c", ["ball"], ["box"])], ENDS)
+    without = Removing((0.4, 0.4, 0.0), (0.4, 0.0, 0.4), (0.0, 0.0, 0.9))
+    found = disentangle(
+        truth, TOKENIZER, located((1.0, 1.0, 0.0), (1.0, 0.0, 1.0), OWN[2]), torch.arange(3), without, 0
+    )
+    assert without.sets == [(0,), (0,), (2,)]
+    assert [one.others.value for one in found.claims] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
+
+
+def test_an_exchange_alone_has_nothing_to_tell_apart() -> None:
+    truth = truth_of(SWAP, {name: ENDS[name] for name in "ab"})
+    without = Removing((0.4, 0.4, 0.0))
+    found = disentangle(truth, TOKENIZER, located((1.0, 1.0)), torch.arange(1), without, 0)
+    assert (found.score.state, found.claims, without.seen) == ("n/a", (), [])
+    assert "sides of one exchange" in (found.score.reason or "")
+
+
+def test_a_claim_that_all_others_are_opposite_to_has_none_to_spare() -> None:
+    truth = truth_of([SWAP[0], SWAP[1], claim("c", ["blue"], ["green"])], ENDS)
+    found = disentangle(truth, TOKENIZER, located(*OWN), torch.arange(3), Removing(*OWN), 0)
+    assert (found.claims[0].removed.value, found.claims[0].others.state) == (pytest.approx(1), "n/a")
+    assert [one.others.state for one in found.claims[1:]] == ["ok", "ok"] and found.score.value == pytest.approx(1)
+    still = Removing(*OWN, tuned=(TUNED, TUNED, REFERENCE))
+    assert disentangle(truth, TOKENIZER, located(*OWN), torch.arange(3), still, 0).score.state == "undefined"
+
+
 def test_what_cannot_be_asked_says_so() -> None:
     one = truth_of([claim("a")], {"a": ["ball"]})
     alone = disentangle(one, TOKENIZER, located((1.0,)), torch.arange(1), Removing(), 0)

@@ -61,6 +61,14 @@ def test_units_without_a_denominator_are_left_out_and_no_unit_is_no_interval() -
     assert ratio_interval([], []) is None
 
 
+def test_a_unit_with_a_numerator_alone_counts_so_that_the_interval_is_about_the_ratio_of_all_sums() -> None:
+    a, b = [1.0, 1.0, 1.0, 5.0], [1.0, 1.0, 1.0, 0.0]
+    found = ratio_interval(a, b)
+    ratio = 8 / 3
+    half = t_quantile(3) * (sum((x - ratio * y) ** 2 for x, y in zip(a, b, strict=True)) * 4 / 3) ** 0.5 / 3
+    assert found == pytest.approx((ratio, ratio - half, ratio + half))
+
+
 @pytest.mark.parametrize("n", [100, 400])
 def test_ratio_intervals_cover_as_they_say(n: int) -> None:
     """Documents of skewed size whose KL comes in skewed amounts, part of it left; 600 draws leave 95% some room."""

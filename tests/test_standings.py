@@ -19,7 +19,7 @@ from diffbench.figure import Figure
 from diffbench.leaderboard import build
 from diffbench.record import Record
 from diffbench.standing import Standing, StandingRow
-from diffbench.standings import BETTER, METRICS, standings
+from diffbench.standings import BETTER, METRICS, WORDS, standings
 from diffbench.standings_page import page, text
 
 METHODS = {"diff-sae": 0.3, "crosscoder": 0.2, "pca": 0.05, "mean-difference": -0.2}
@@ -266,6 +266,21 @@ def test_lift_over_trivial_rows_and_their_own_over_each_other() -> None:
     assert alone["diff-sae"].lift.reason == "no trivial row has this score"
 
 
+def test_a_trivial_row_that_misses_an_organism_is_named() -> None:
+    records = study(METHODS, families=4, baselines=TRIVIAL)
+    records = [
+        failed(item) if item.cell.method == "pca" and item.cell.organism == "organism-3-1" else item for item in records
+    ]
+    records = [cell(item, baseline=item.cell.method in TRIVIAL) for item in records]
+    found = table(records)
+    row = by_label(found)["diff-sae"]
+    assert row.lift_over == ("pca", "mean-difference")
+    assert row.lift_missed == ("pca is not compared on family-3",)
+    assert by_label(found)["pca"].lift_missed == ()
+    for shown in (page([found]), " ".join(text([found], 80).split())):
+        assert "pca is not compared on family-3" in shown
+
+
 def test_nulls_take_no_part_and_different_terms_are_never_pooled() -> None:
     records = study({"a": 0.3, "b": 0.1}, families=3)
     null = [cell(item, organism="identity", null_class="identity", changed=False) for item in records]
@@ -331,6 +346,10 @@ def test_input_order_decides_nothing(tmp_path: Path) -> None:
 
 def test_every_metric_has_a_direction() -> None:
     assert all(BETTER[metric] is not None for metric in METRICS)
+
+
+def test_no_metric_is_the_best_of_several_findings() -> None:
+    assert not any("best" in metric or "best" in WORDS[metric] for metric in METRICS)
 
 
 def test_pages_are_escaped_and_fit() -> None:

@@ -44,8 +44,8 @@ def test_two_families_have_a_lift_and_no_interval_one_has_none() -> None:
     [
         ([], "no trivial row has this score"),
         ([("a", row())], "no trivial row has this score"),
-        ([("a", row(0.5, None, 0.5)), ("b", row(None, 0.5, 0.5))], "on every organism"),
         ([("a", row(0.5, 0.5, None, 0.5))], "fewer than two families"),
+        ([("a", row(None, 0.5)), ("b", row(None, None, 0.5))], "fewer than two families"),
     ],
 )
 def test_where_there_is_no_lift_it_says_why(baselines: list[tuple[str, Values]], reason: str) -> None:
@@ -54,10 +54,40 @@ def test_where_there_is_no_lift_it_says_why(baselines: list[tuple[str, Values]],
     assert reason in str(found.reason)
 
 
-def test_an_incomplete_baseline_is_never_chosen() -> None:
-    lucky = row(0.99, None, 0.99)
-    found = lift(row(1.0, 1.0, 1.0), [("lucky", lucky), ("whole", row(0.5, 0.5, 0.5))], 1)
-    assert (found.over, found.figure.value) == (("whole",), pytest.approx(0.5))
+def test_a_baseline_that_misses_a_family_steps_back_there_alone() -> None:
+    pca, weak = row(0.9, 0.9, 0.9, None), row(0.2, 0.2, 0.2, 0.2)
+    found = lift(row(0.9, 0.9, 0.9, 0.9), [("pca", pca), ("weak", weak)], 1)
+    assert (found.over, found.figure.value) == (("pca", "weak"), pytest.approx((0 + 0 + 0 + 0.7) / 4))
+    assert found.missed == ("pca is not compared on f3",)
+    whole = lift(row(0.9, 0.9, 0.9, 0.9), [("pca", row(0.9, 0.9, 0.9, 0.9)), ("weak", weak)], 1)
+    assert (whole.over, whole.figure.value, whole.missed) == (("pca",), pytest.approx(0), ())
+
+
+def test_baselines_are_compared_on_families_that_all_of_them_have() -> None:
+    # To choose for f0 there are f2 and f3; hard f1, which easy misses, says nothing of which of the two is better.
+    easy, steady = row(0.6, None, 0.6, 0.6), row(0.7, 0.1, 0.7, 0.7)
+    found = lift(row(1.0, 1.0, 1.0, 1.0), [("easy", easy), ("steady", steady)], 1)
+    assert (found.over, found.figure.value) == (("steady",), pytest.approx((0.3 + 0.9 + 0.3 + 0.3) / 4))
+
+
+def test_of_a_family_all_places_are_asked() -> None:
+    hard = Place("f0", "hard", 0)
+    lucky, whole = row(0.99, 0.99, 0.99), {**row(0.5, 0.5, 0.5), hard: {0: 0.1}}
+    found = lift({**row(1.0, 1.0, 1.0), hard: {0: 1.0}}, [("lucky", lucky), ("whole", whole)], 1)
+    assert found.over == ("lucky", "whole") and found.missed == ("lucky is not compared on f0",)
+    assert found.figure.value == pytest.approx((0.7 + 0.01 + 0.01) / 3)
+
+
+def test_a_family_that_no_baseline_has_whole_or_that_they_share_no_other_with_has_no_gain() -> None:
+    hard = Place("f0", "hard", 0)
+    halves = [("a", row(0.5, 0.5, 0.5)), ("b", {hard: {0: 0.5}, **row(None, 0.4, 0.4)})]
+    found = lift(row(0.9, 0.8, 0.7), halves, 1)
+    assert (found.over, found.figure.value) == (("a",), pytest.approx((0.3 + 0.2) / 2))
+    assert "f0 has no lift: no trivial row has all of its organisms" in found.missed
+    apart = [("a", row(0.5, 0.5, None)), ("b", row(0.4, None, 0.4))]
+    found = lift(row(0.9, 0.8, 0.7), apart, 1)
+    assert "f0 has no lift: its trivial rows share no other family to choose the best on" in found.missed
+    assert (found.over, found.figure.value) == (("a", "b"), pytest.approx((0.3 + 0.3) / 2))
 
 
 def test_a_row_is_compared_where_it_has_scores() -> None:

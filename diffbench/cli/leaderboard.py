@@ -60,7 +60,7 @@ def build_leaderboard(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     "metrics",
     multiple=True,
     help="A figure of the leaderboard's data that has a direction; repeat for several, or 'all' for the usual ones: "
-    "headline, budget_mean, claims_recall, auroc_best10, direction_best10, installed, removed, detection_lift.  "
+    "headline, budget_mean, claims_recall, auroc_first, direction_first, installed, removed, detection_lift.  "
     "[default: headline]",
 )
 @click.option("--organism", help="Only this organism, over its seeds.  [default: all in which something was changed]")
