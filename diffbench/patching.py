@@ -198,7 +198,8 @@ def noise_like(rows: Streams, added: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(derive(seed, "noise", salt))
     noise = torch.randn(added.shape, generator=generator).to(added)
     length = added.double().norm(dim=1) / noise.double().norm(dim=1).clamp_min(1e-12)
-    return noise * length.to(added)[:, None]
+    sized: Tensor = noise * length.to(added)[:, None]
+    return sized
 
 
 @torch.inference_mode()
