@@ -84,7 +84,9 @@ def attribute_each(
     return found
 
 
-def responsibility(diff: Diff, reference: Model, tuned: Model, text: Corpus) -> Tensor:
+def responsibility(
+    diff: Diff, reference: Model, tuned: Model, text: Corpus, *, decoder: Decoder = "difference"
+) -> Tensor:
     """[n] float32: minus the mean attribution over the first positions of a text, in nats per position and length 1.
 
     The larger, the more responsible, so that a ranking falls. A direction without a constant is added with either
@@ -98,7 +100,7 @@ def responsibility(diff: Diff, reference: Model, tuned: Model, text: Corpus) -> 
         each = attribute_each(diff, reference, tuned, text, _first(text, EITHER_WAY_TOKENS))
         return each.abs().double().mean(dim=0).float()
     where = _first(text, TEXT_TOKENS)
-    return -attribute(diff, reference, tuned, text, where) / int(where.sum())
+    return -attribute(diff, reference, tuned, text, where, decoder=decoder) / int(where.sum())
 
 
 def _first(text: Corpus, tokens: int) -> Tensor:

@@ -30,8 +30,9 @@ DIFF_SCHEMA = 1
 MAX_FINDINGS = 1000
 MAX_TOKENS = 50
 MAX_COLUMNS = 200
-ENGINE_COLUMNS = ("kl_attribution",)
-"""Columns that the engine measures itself, for every Diff that has an edit."""
+ENGINE_COLUMNS = ("kl_attribution", "kl_attribution_tuned")
+"""Columns that the engine measures itself: of d_t - d_b, or whatever a component adds, for every Diff that has an edit;
+of d_t, for dictionaries of two decoders."""
 OWN_COLUMNS = frozenset(
     {"latent", "rank", "group", *ENGINE_COLUMNS}
     | {f"tokens_{way}{side}" for way in ("up", "down") for side in ("", "_tuned", "_base")}

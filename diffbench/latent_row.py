@@ -60,9 +60,9 @@ PATTERNS = (
         "of a pair of SAEs: cosine to the closest live latent of the other; what it leaves",
     ),
     (
-        r"kl_attribution",
-        "measured by the engine, in no table: minus the slope of KL(reference || tuned) along the latent's direction "
-        "(Aranguri, Drori & Nanda 2025)",
+        r"kl_attribution(_tuned)?",
+        "measured by the engine, in no table: minus the slope of KL(reference || tuned) along the latent's direction, "
+        "or along its tuned decoder (Aranguri, Drori & Nanda 2025)",
     ),
 )
 """What families of columns mean, by the form of their names."""

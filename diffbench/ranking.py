@@ -51,6 +51,8 @@ def ranked(
         raise NoRanking(f"an output diff has no components to rank by {column!r}; rankings: none")
     if column not in ENGINE_COLUMNS:
         values = _own(diff, column)
+    elif column not in rankings(diff):
+        raise NoRanking(f"a {diff.kind} diff without two decoders has no {column!r}; rankings: {_listed(diff)}")
     elif measure is None:
         raise NoRanking(f"the ranking {column!r} is measured on two models, and there are none")
     else:
@@ -65,7 +67,8 @@ def rankings(diff: Diff) -> list[str]:
     """The columns by which a Diff can be ranked: those in which some component has a number, or may have one."""
     columns = diff.columns if isinstance(diff, DictionaryDiff) else {}
     own = [name for name, values in sorted(columns.items()) if not bool(values.isnan().all())]
-    return own if isinstance(diff, OutputDiff) else [*own, *ENGINE_COLUMNS]
+    two = isinstance(diff, DictionaryDiff) and diff.input == "both"
+    return own if isinstance(diff, OutputDiff) else [*own, *(ENGINE_COLUMNS if two else ENGINE_COLUMNS[:1])]
 
 
 def _own(diff: DictionaryDiff | DirectionDiff | WeightDiff, column: str) -> Tensor:

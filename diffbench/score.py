@@ -6,6 +6,7 @@ Everything here runs in the engine, after the method process is gone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffbench.activity import streams
-from diffbench.attribution import responsibility
+from diffbench.attribution import Decoder, responsibility
 from diffbench.attribution_score import score_attribution
 from diffbench.behaviour import STRENGTHS, behave, no_behaviour
 from diffbench.bench import Bench
@@ -57,9 +58,9 @@ def score_task(request: Mapping[str, Any]) -> dict[str, Any]:
         check(diff, bench.tuned, bench.comparison.tier)
         try:
             lens = Lens.of(bench.tuned, bench.tokenizer, text)
-            diff = ranked(
-                diff, request["ranking"], lens, lambda diff: responsibility(diff, bench.reference, bench.tuned, text)
-            )
+            decoder: Decoder = "tuned" if request["ranking"].endswith("_tuned") else "difference"
+            measure = partial(responsibility, reference=bench.reference, tuned=bench.tuned, text=text, decoder=decoder)
+            diff = ranked(diff, request["ranking"], lens, measure)
         except NoRanking as reason:
             return {"not_applicable": str(reason)}
         save_header(diff, folder)

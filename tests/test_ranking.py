@@ -78,7 +78,7 @@ def test_what_cannot_be_ranked_says_what_can(lens: Lens) -> None:
     diff = with_columns(dictionary_diff("delta"), b=[1.0] * 24, a=[2.0] * 24, none=[NAN] * 24)
     assert rankings(diff) == ["a", "b", "kl_attribution"]
     assert {kind: rankings(other) for kind, other in one_of_each().items()} == {
-        "dictionary": ["energy", "kl_attribution"],
+        "dictionary": ["energy", "kl_attribution", "kl_attribution_tuned"],
         "direction": ["kl_attribution"],
         "weight": ["kl_attribution"],
         "output": [],
@@ -99,6 +99,8 @@ def test_what_cannot_be_ranked_says_what_can(lens: Lens) -> None:
         ranked(one_of_each()["output"], "kl_attribution", lens, lambda _: torch.ones(1))
     with pytest.raises(NoRanking, match=r"^the ranking 'kl_attribution' is measured on two models, and there are none"):
         ranked(diff, "kl_attribution", lens)
+    with pytest.raises(NoRanking, match=r"^a dictionary diff without two decoders has no 'kl_attribution_tuned'"):
+        ranked(diff, "kl_attribution_tuned", lens, lambda _: torch.ones(24))
     with pytest.raises(NoRanking, match=r"^the ranking 'kl_attribution' is undefined for every component"):
         ranked(diff, "kl_attribution", lens, lambda _: torch.full((24,), NAN))
     many = with_columns(dictionary_diff("delta"), **{f"column_{i:03}": [1.0] * 24 for i in range(200)})
@@ -148,6 +150,17 @@ def test_what_a_method_said_of_a_component_stays_with_it(lens: Lens) -> None:
     whole = WeightDiff(sigma=torch.ones(2), parameters=(("a.weight", "b.weight"), ("c",)))
     found = ranked(whole, "kl_attribution", lens, lambda _: values[:2]).findings
     assert [f.module for f in found] == ["c", "a.weight, b.weight"]
+
+
+def test_two_decoders_can_be_ranked_by_the_tuned_one(lens: Lens) -> None:
+    reference, tuned = small_pair()
+    diff, text = dictionary_diff("both"), labelled_corpus(200)
+    measure = partial(responsibility, reference=reference, tuned=tuned, text=text, decoder="tuned")
+    again = ranked(diff, "kl_attribution_tuned", lens, measure)
+    assert again.ranking == "kl_attribution_tuned"
+    assert torch.equal(order_of(again), falling(measure(diff)))
+    other = responsibility(diff, reference, tuned, text)
+    assert not torch.equal(falling(other), order_of(again))
 
 
 def test_kl_attribution_of_a_real_pair_ranks_what_is_responsible_first(lens: Lens) -> None:
