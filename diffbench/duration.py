@@ -17,6 +17,7 @@ from pathlib import Path
 from diffbench.atomic import write_text
 from diffbench.cache import cache_root
 from diffbench.canonical import digest
+from diffbench.tier import TIERS
 
 FILE, FILE_BYTES = "durations.json", 4 << 20
 RECENT, MOST = 8, 5000
@@ -24,14 +25,17 @@ RECENT, MOST = 8, 5000
 DEFAULTS = {
     "start": 12.0,
     "train": 60.0,
-    "gate": 20.0,
+    "gate": 15.0,
     "prepare": 45.0,
-    "control": 5.0,
-    "method": 30.0,
-    "score": 15.0,
+    "control": 10.0,
+    "method": 15.0,
+    "score": 20.0,
     "consistency": 3.0,
 }
 """Seconds of a stage of which nothing is known: about what the embedded base takes in the laptop tier on one core."""
+TIERED = ("prepare", "control", "method", "score")
+"""Kinds of work whose third name is a tier, with whose text the time grows."""
+LEAST_SCALE = 0.2
 
 Stage = tuple[str, ...]
 """Kind of work, and what tells it from other work of the kind, the general first."""
@@ -61,7 +65,7 @@ class Durations:
             found = self._known.get(_name(stage[:length]))
             if found:
                 return math.fsum(found) / len(found)
-        return DEFAULTS[stage[0]]
+        return guess(stage)
 
     def save(self) -> None:
         """Add what was noted to the file; that it cannot be written is no reason to stop."""
@@ -74,6 +78,14 @@ class Durations:
         with suppress(OSError):
             write_text(_path(), json.dumps({"schema_version": 1, "seconds": kept}, allow_nan=False) + "\n")
         self._new.clear()
+
+
+def guess(stage: Stage) -> float:
+    """How long a stage takes of whose kind nothing is known."""
+    seconds = DEFAULTS[stage[0]]
+    if stage[0] in TIERED and len(stage) > 2 and stage[2] in TIERS:
+        seconds *= max(LEAST_SCALE, TIERS[stage[2]].tokens / TIERS["laptop"].tokens)
+    return seconds
 
 
 def wall(seconds: Sequence[float], jobs: int) -> float:

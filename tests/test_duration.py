@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffbench.duration import DEFAULTS, FILE, MOST, RECENT, Durations, told, wall
+from diffbench.duration import DEFAULTS, FILE, LEAST_SCALE, MOST, RECENT, Durations, told, wall
 
 STAGE = ("method", "tinyworld", "laptop", "diff-sae", "k=8")
 
@@ -33,6 +33,16 @@ def test_the_nearest_that_is_known_is_expected(cache: Path) -> None:
     assert durations.expected(("method", "gemma", "laptop", "diff-sae")) == pytest.approx(11.0)
     assert durations.expected(("score", "tinyworld")) == DEFAULTS["score"]
     assert not cache.exists(), "asking leaves no trace"
+
+
+def test_what_is_not_known_at_all_grows_with_the_text_of_the_tier(cache: Path) -> None:
+    durations = Durations()
+    for kind in ("prepare", "control", "method", "score"):
+        smoke, laptop, workstation, own = (
+            durations.expected((kind, "tinyworld", tier)) for tier in ("smoke", "laptop", "workstation", "mine")
+        )
+        assert laptop == own == DEFAULTS[kind] and smoke == LEAST_SCALE * laptop and workstation == 8 * laptop
+    assert durations.expected(("train", "tinyworld", "smoke")) == DEFAULTS["train"], "an organism of that name"
 
 
 def test_another_process_knows_what_was_saved_and_adds_to_it(cache: Path) -> None:

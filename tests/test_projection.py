@@ -15,7 +15,7 @@ from run_factory import run, snapshot
 from diffbench import projection, runner
 from diffbench.canonical import digest
 from diffbench.cli import main
-from diffbench.duration import DEFAULTS, Durations
+from diffbench.duration import DEFAULTS, LEAST_SCALE, Durations
 from diffbench.errors import OptionError, RecordError, UnknownName
 from diffbench.run import RunConfig, foresee
 from diffbench.run_folder import read_run_file
@@ -24,6 +24,8 @@ pytest_plugins = ("run_factory",)
 pytestmark = pytest.mark.usefixtures("hostile")
 
 ROWS = ("ranked", "ranked@rising", "nothing")
+METHOD, SCORE, PREPARE = (LEAST_SCALE * DEFAULTS[kind] for kind in ("method", "score", "prepare"))
+"""What is expected in the nano tier, of which nothing is known."""
 
 
 def plan(folder: Path, recipe: Path, *methods: str, overwrite: bool = False, **asked: Any) -> projection.Projection:
@@ -51,15 +53,13 @@ def test_all_is_to_be_done_where_nothing_is(empty: Path, recipe: Path, tmp_path:
     assert found.fits == 4 and not (tmp_path / "run").exists() and not empty.exists()
     time = found.time
     assert time.building == pytest.approx(DEFAULTS["train"] + DEFAULTS["gate"]), "two models side by side, one gate"
-    assert time.preparing == pytest.approx(DEFAULTS["prepare"]), "which is longer than half of it and the control"
-    assert time.methods == pytest.approx(4 * DEFAULTS["method"] / 2) and time.scoring == pytest.approx(
-        6 * DEFAULTS["score"] / 2
-    )
+    assert time.preparing == pytest.approx(PREPARE), "which is longer than half of it and the control"
+    assert time.methods == pytest.approx(4 * METHOD / 2) and time.scoring == pytest.approx(6 * SCORE / 2)
     assert time.comparing == pytest.approx(3 * DEFAULTS["consistency"] / 2), "three rows of two seeds"
     parts = ("starting", "building", "preparing", "methods", "scoring", "comparing")
     assert time.total == pytest.approx(sum(getattr(time, part) for part in parts)) and time.measured is None
     assert found.told() == (
-        "4 min for 6 cells (2 models to train, 1 pair to prepare, 4 methods to run, 6 Diffs to score), 2 side by side"
+        "2 min for 6 cells (2 models to train, 1 pair to prepare, 4 methods to run, 6 Diffs to score), 2 side by side"
     )
 
 
@@ -81,7 +81,7 @@ def test_it_follows_from_what_took_how_long_here(empty: Path, recipe: Path, tmp_
 def test_a_damaged_file_of_durations_is_no_reason_to_stop(empty: Path, recipe: Path, tmp_path: Path) -> None:
     empty.mkdir()
     (empty / "durations.json").write_text('{"seconds": {"x": [[]]}}')
-    assert plan(tmp_path / "run", recipe, "ranked", jobs=1).time.methods == DEFAULTS["method"]
+    assert plan(tmp_path / "run", recipe, "ranked", jobs=1).time.methods == METHOD
 
 
 def test_what_is_there_is_not_done_again(warm: runner.Workers, recipe: Path, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(
     result = ask("--method", "ranked", "--method", "ranked@rising", "--dry-run")
     assert result.exit_code == 0 and result.stderr == "", result.output
     lines = result.stdout.splitlines()
-    assert re.split("  +", lines[1]) == ["quokka", "base", "ranked", "0", "run the method, score", "45 s"]
-    assert re.split("  +", lines[2]) == ["quokka", "base", "ranked@rising", "0", "score the fit", "15 s"]
+    assert re.split("  +", lines[1]) == ["quokka", "base", "ranked", "0", "run the method, score", "7 s"]
+    assert re.split("  +", lines[2]) == ["quokka", "base", "ranked@rising", "0", "score the fit", "4 s"]
     assert "to be trained: quokka tuned, quokka control" in lines and "to be prepared: quokka against base" in lines
     assert lines[-1].startswith("projected: ") and "for 2 cells (2 models to train, 1 pair to prepare" in lines[-1]
     document = json.loads(ask("--method", "ranked", "--dry-run", "--json").stdout)
@@ -196,5 +196,5 @@ def test_the_next_one_is_projected_by_the_last_one(warm: runner.Workers, recipe:
     outcome = run(tmp_path / "run", recipe, "mean-difference", jobs=1)
     [record] = outcome.records
     found = plan(tmp_path / "run", recipe, "mean-difference", seeds=(4,), jobs=1)
-    assert found.time.methods < DEFAULTS["method"] and found.time.methods >= record.timings.method_seconds / 8
+    assert found.time.methods != METHOD and found.time.methods >= record.timings.method_seconds / 8
     assert found.time.building == found.time.preparing == 0.0
