@@ -29,7 +29,7 @@ from diffbench.seeds import derive
 
 pytest_plugins = ("score_factory",)
 
-SCORE = importlib.import_module("diffbench.score")  # the package has a function of that name
+JUDGING = importlib.import_module("diffbench.interpretability")
 Asked = dict[str, Any]
 
 
@@ -51,7 +51,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
             for finding in seen["findings"]
         )
 
-    monkeypatch.setattr(SCORE, "detect_findings", watch)
+    monkeypatch.setattr(JUDGING, "detect_findings", watch)
     return seen
 
 
@@ -94,7 +94,7 @@ def test_the_control_is_a_random_dictionary_with_a_seed_of_the_organism(
         made.append((passed, random_dictionary(activations, *passed)))
         return made[-1][1]
 
-    monkeypatch.setattr(SCORE, "random_dictionary", watch)
+    monkeypatch.setattr(JUDGING, "random_dictionary", watch)
     small = replace(prepared.bench.comparison, tier=TIER.model_copy(update={"components": 40}))
     bench = replace(prepared.bench, comparison=small, judge=Other())
     figure = control_detection(bench)

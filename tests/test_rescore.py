@@ -272,7 +272,7 @@ MALFORMED: dict[str, tuple[Callable[[Any], Diff], str]] = {
     "module": (
         lambda d: WeightDiff(sigma=torch.ones(1), modules=("nowhere",), u=(torch.ones(4),), v=(torch.ones(4),),
                              findings=(finding(),)),
-        "no module 'nowhere'",
+        "DiffError: modules: 'nowhere' is no module",
     ),
     "words": (lambda d: OutputDiff(score="tokens", token_scores=torch.ones(3)), "token_scores: has shape [3]"),
 }  # fmt: skip

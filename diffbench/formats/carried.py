@@ -24,6 +24,8 @@ from diffbench.recipe import first_problem
 from diffbench.truth import Schema
 
 _KEY, _COLUMN = "diffbench", "columns."
+_ELSEWHERE = ("kind", "order")
+"""Of a header: what its class says, and what is carried as a tensor."""
 _TENSORS = frozenset(item.name for item in fields(DictionaryDiff) if "Tensor" in str(item.type)) - {"columns"}
 
 
@@ -56,7 +58,7 @@ class Carried:
     def restore(self, diff: DictionaryDiff) -> DictionaryDiff:
         """The Diff that was exported, from the dictionary that was read."""
         facts: dict[str, Any] = {
-            name: getattr(self.header, name) for name in DictionaryHeader.model_fields if name != "kind"
+            name: getattr(self.header, name) for name in DictionaryHeader.model_fields if name not in _ELSEWHERE
         }
         columns = {name[len(_COLUMN) :]: value for name, value in self.tensors.items() if name.startswith(_COLUMN)}
         facts |= {name: value for name, value in self.tensors.items() if not name.startswith(_COLUMN)}
@@ -84,7 +86,7 @@ def save_carried(diff: DictionaryDiff, back: DictionaryDiff, source: Source) -> 
         value, found = getattr(diff, name), getattr(back, name)
         if value is not None and (found is None or not _same_bits(value.detach().cpu(), found)):
             tensors[name] = value
-    facts = {name: getattr(diff, name) for name in DictionaryHeader.model_fields if name != "kind"}
+    facts = {name: getattr(diff, name) for name in DictionaryHeader.model_fields if name not in _ELSEWHERE}
     document = DiffDocument(
         header=DictionaryHeader(**facts),
         findings=diff.findings,
