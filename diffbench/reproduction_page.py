@@ -19,8 +19,10 @@ million parameters say nothing about those of the sources beyond that.
 
 Verdict of a test: with three units or more that have a value, the 95% interval (Student's t over units) of the mean
 lies wholly beyond the margin: **holds**; wholly on the other side: **does not hold here**; anything else:
-**undecided**. Where all values are equal Student's t says nothing: **undecided**. A study holds when all its deciding
-tests hold, and does not hold here when one of them does not; tests in brackets stand beside them and decide nothing."""
+**undecided**. Where all values are equal Student's t says nothing: **undecided**; this rule was added while the fits
+were made, after the registration and before any verdict, and where it decides the verdict without it is shown beside
+it. A study holds when all its deciding tests hold, and does not hold here when one of them does not; tests in brackets
+stand beside them and decide nothing."""
 
 SUMMARY = ("study", "claim", "verdict", "deciding tests: holds, does not hold, undecided")
 TESTS = ("test", "inequality", "statistic", "published", "measured", "95% interval", "margin", "units", "verdict")
@@ -111,7 +113,13 @@ def _test(outcome: Outcome) -> list[str]:
     units = str(known) if not outcome.undefined else f"{known}, {outcome.undefined} undefined"
     measured, interval = _mean(outcome), _interval(outcome)
     shown = (_name(test), test.says, _statistic(test), test.published)
-    return [*shown, measured, interval, _margin(test), units, outcome.verdict]
+    return [*shown, measured, interval, _margin(test), units, _verdict(outcome)]
+
+
+def _verdict(outcome: Outcome) -> str:
+    """The verdict, and what it would be without the rule on equal values where that makes a difference."""
+    before = outcome.by_the_interval
+    return outcome.verdict if before == outcome.verdict else f"{outcome.verdict}: all equal, without that rule {before}"
 
 
 def _units(outcome: Outcome) -> Iterator[list[str]]:

@@ -216,6 +216,11 @@ class Outcome(Schema):
     verdict: Conclusion
 
     @property
+    def by_the_interval(self) -> Conclusion:
+        """The verdict without the rule on equal values, which was added after the studies had been registered."""
+        return _side(self.test, self.low, self.high)
+
+    @property
     def undefined(self) -> int:
         """Units without a value."""
         return sum(value.value is None for value in self.values)
@@ -260,12 +265,16 @@ def outcome(test: Inequality, units: Sequence[Unit]) -> Outcome:
     known = [value.value for value in values if value.value is not None]
     interval = mean_interval(known)
     mean, low, high = interval or (sum(known) / len(known) if known else None, None, None)
-    verdict: Conclusion = "undecided"
-    if low is not None and high is not None and max(known) - min(known) > ROUNDING:
-        above, under = low > test.margin, high < test.margin
-        if above or under:
-            verdict = "holds" if above == (test.direction == "above") else "does not hold here"
+    equal = interval is not None and max(known) - min(known) <= ROUNDING
+    verdict = "undecided" if equal else _side(test, low, high)
     return Outcome(test=test, units=tuple(units), values=values, mean=mean, low=low, high=high, verdict=verdict)
+
+
+def _side(test: Inequality, low: float | None, high: float | None) -> Conclusion:
+    """On which side of the margin an interval lies."""
+    if low is None or high is None or low <= test.margin <= high:
+        return "undecided"
+    return "holds" if (low > test.margin) == (test.direction == "above") else "does not hold here"
 
 
 def statistic(test: Inequality, unit: Unit) -> Figure:

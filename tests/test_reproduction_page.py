@@ -128,6 +128,13 @@ def test_a_claim_that_fails_is_shown_failing_with_its_numbers() -> None:
     assert row(section, "full", "1")[2:5] == [".500", ".600", "-.100"]
 
 
+def test_what_the_later_rule_on_equal_values_decides_is_shown_with_what_it_was_before() -> None:
+    equal = units((0.5, 0.6), (0.5, 0.6), (0.5, 0.6))
+    written = page(found(studies=(concluded(study("C1", "So it is.", inequality("full")), [equal]),)))
+    verdict = row(written[written.index("## C1:") :], "full", "the first exceeds the second by more than .05")[-1]
+    assert verdict == "undecided: all equal, without that rule does not hold here"
+
+
 def test_undefined_units_are_counted_and_say_why() -> None:
     written = page(found())
     section = written[written.index("## C3:") : written.index("## C3-v2")]

@@ -77,6 +77,16 @@ def test_verdict_is_where_the_interval_lies(values: tuple[float, ...], direction
     assert judged(*values, direction=direction).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.2, "holds"), (0.0, "does not hold here"), (0.1, "undecided")], ids=["over", "under", "at"]
+)
+def test_what_the_rule_on_equal_values_changes_can_be_told(value: float, verdict: str) -> None:
+    found = judged(value, value, value)
+    assert (found.verdict, found.by_the_interval) == ("undecided", verdict)
+    varied = judged(value - 0.001, value, value + 0.001)
+    assert varied.verdict == varied.by_the_interval
+
+
 def test_interval_is_students_over_units() -> None:
     values = (0.1, 0.2, 0.6)
     mean = sum(values) / 3
