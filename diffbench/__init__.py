@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diffbench.account import Account, Pattern
     from diffbench.activations import Activations
     from diffbench.adapter import LowRank
     from diffbench.base import Base, BaseCard, EmbeddedBase, Progress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         DiffbenchError,
         DiffError,
         GateError,
+        JudgeError,
         OptionError,
         PluginError,
         RecipeError,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from diffbench.formats import read_dictionary, write_dictionary
     from diffbench.holdout import Holdout
     from diffbench.hookspecs import hookimpl
-    from diffbench.judge import Evidence, Excerpt, Explanation, Judge
+    from diffbench.judge import Judge, Reply
     from diffbench.latents import latent_columns, with_latents
     from diffbench.method import Context, Field, FileField, Method, MethodOptions, NotApplicable
     from diffbench.mixing import collect_probes, interleave, relabelled
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
     from diffbench.recipe import Mixture, Recipe
     from diffbench.record import Record
     from diffbench.seeds import derive
+    from diffbench.spending import Usage
     from diffbench.text import Document, Part, Span
     from diffbench.training import train
     from diffbench.truth import Claim, Effect, Probe, ProbeSets, Trigger, Truth
     from diffbench.weights import ROUNDING, WeightChange, factored_parts, principal_parts
 
 _MODULES = {
+    "account": "Account Pattern",
     "activations": "Activations",
     "adapter": "LowRank",
     "base": "Base BaseCard EmbeddedBase Progress",
@@ -61,15 +65,15 @@ _MODULES = {
     "conversation": "ChatTemplate Turn chat_template",
     "design": "Design L1 TopK",
     "diff": "Diff DictionaryDiff DirectionDiff Finding OutputDiff WeightDiff",
-    "errors": "AccessError BudgetExceeded CacheError CheckpointError DiffbenchError DiffError GateError OptionError "
-    "PluginError RecipeError RecordError UnknownName WorkerError",
+    "errors": "AccessError BudgetExceeded CacheError CheckpointError DiffbenchError DiffError GateError JudgeError "
+    "OptionError PluginError RecipeError RecordError UnknownName WorkerError",
     "findings": "describe no_change",
     "fitting": "fit_dictionary",
     "formats": "read_dictionary write_dictionary",
     "holdout": "Holdout",
     "hookspecs": "hookimpl",
     "latents": "latent_columns with_latents",
-    "judge": "Evidence Excerpt Explanation Judge",
+    "judge": "Judge Reply",
     "method": "Context Field FileField Method MethodOptions NotApplicable",
     "mixing": "collect_probes interleave relabelled",
     "options": "BatchTopKOptions DictionaryOptions EitherOptions L1Options",
@@ -79,6 +83,7 @@ _MODULES = {
     "recipe": "Mixture Recipe",
     "record": "Record",
     "seeds": "derive",
+    "spending": "Usage",
     "text": "Document Part Span",
     "training": "train",
     "truth": "Claim Effect Probe ProbeSets Trigger Truth",
@@ -92,6 +97,7 @@ __all__ = [
     "L1",
     "ROUNDING",
     "AccessError",
+    "Account",
     "Activations",
     "Base",
     "BaseCard",
@@ -113,10 +119,7 @@ __all__ = [
     "Effect",
     "EitherOptions",
     "EmbeddedBase",
-    "Evidence",
     "Example",
-    "Excerpt",
-    "Explanation",
     "Family",
     "FamilyParameters",
     "Field",
@@ -125,6 +128,7 @@ __all__ = [
     "GateError",
     "Holdout",
     "Judge",
+    "JudgeError",
     "L1Options",
     "LowRank",
     "Method",
@@ -135,6 +139,7 @@ __all__ = [
     "OptionError",
     "OutputDiff",
     "Part",
+    "Pattern",
     "PluginError",
     "Predictions",
     "Probe",
@@ -144,6 +149,7 @@ __all__ = [
     "RecipeError",
     "Record",
     "RecordError",
+    "Reply",
     "Span",
     "TopK",
     "TrainingText",
@@ -151,6 +157,7 @@ __all__ = [
     "Truth",
     "Turn",
     "UnknownName",
+    "Usage",
     "WeightChange",
     "WeightDiff",
     "WorkerError",

@@ -197,6 +197,32 @@ def _lock(name: str) -> Iterator[bool]:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def turn(name: str) -> Iterator[None]:
+    """Wait until nobody else, in any process, is inside a block of that name, and be inside."""
+    path = cache_root() / "turns" / name[:8] / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        CacheError: if it cannot be written.
+    """
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
 def _unwritable(path: Path, error: OSError) -> CacheError:
     return CacheError(f"{path}: cannot be written ({error.strerror}); set DIFFBENCH_CACHE to another folder")
 

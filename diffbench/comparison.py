@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from diffbench import cache
 from diffbench.build import GATE_CODE, Organism, resolve, split, stored_truth
@@ -20,11 +20,13 @@ from diffbench.canonical import digest
 from diffbench.errors import CacheError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.figure import Figure
-from diffbench.judge import Judge
 from diffbench.recipe import Recipe
 from diffbench.record import LayerFacts, PairFacts
 from diffbench.tier import COMPONENT_BUDGETS, Tier
 from diffbench.truth import Stratum, Truth
+
+if TYPE_CHECKING:
+    from diffbench.judge import Judge
 
 COMPARISON, CONTROLS = "comparisons", "controls"
 CODE = (
@@ -48,7 +50,7 @@ SCORE_CODE = (
     "diffbench.budget_curve",
     "diffbench.causal_score",
     "diffbench.claim_scores",
-    "diffbench.detection",
+    "diffbench.conclusion",
     "diffbench.diff_file",
     "diffbench.direction",
     "diffbench.disentangling",
@@ -328,7 +330,7 @@ def noise_floor(noise: float) -> float:
 
 
 def control_inputs(comparison: Comparison, judge: type[Judge]) -> dict[str, Any]:
-    """What the judge's control, the detection of a random dictionary, follows from."""
+    """What a judge's controls on a pair follow from."""
     return {
         "stage": "control",
         "comparison": comparison.key,

@@ -13,15 +13,20 @@ from pathlib import Path
 from diffbench.canonical import file_digest
 from diffbench.duration import Stage
 from diffbench.exchange import HEADER, TENSORS
+from diffbench.finding_evidence import EVIDENCE
 from diffbench.fits import LOG_FILE, place_diff
 from diffbench.grid import PlannedScore
 from diffbench.line import one_line
+from diffbench.panel import VERDICTS
 from diffbench.record import Budget, Record, Rescored, Status, Timings
 from diffbench.scores import Scores
+from diffbench.sheet import SHEET
 from diffbench.worker import Task, TaskResult
 from diffbench.workers import Workers
 
 PACKAGES = ("diffbench", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pydantic", "pluggy")
+JUDGED = (EVIDENCE, SHEET, VERDICTS)
+"""Files beside a record that its judge's scores follow from."""
 OF_THE_DIFF = ("BudgetExceeded", "DiffError")
 """Errors of scoring that say what is wrong with a Diff: another try ends alike."""
 
@@ -48,6 +53,7 @@ class Ending:
     Attributes:
         seconds: that scoring took.
         hashes: SHA-256 of the Diff's files, where one is kept.
+        judged: SHA-256 of the files that a judge's scores follow from, where there are scores.
         lasting: whether scoring it again would end alike.
     """
 
@@ -56,6 +62,7 @@ class Ending:
     scores: Scores | None = None
     seconds: float = 0.0
     hashes: dict[str, str] | None = None
+    judged: dict[str, str] | None = None
     lasting: bool = True
 
 
@@ -87,8 +94,10 @@ def score_diff(
     hashes = {HEADER: file_digest(diff / HEADER), TENSORS: tensors}
     if result.ok and isinstance(result.answer, dict):
         workers.durations.note(score_stage(plan), result.seconds)
-        return Ending("ok", None, Scores.model_validate(result.answer["scores"]), result.seconds, hashes)
-    return Ending("error", f"scoring: {result.error}", None, result.seconds, hashes, _is_of_the_diff(result))
+        judged = {name: file_digest(kept / name) for name in JUDGED if (kept / name).is_file()}
+        return Ending("ok", None, Scores.model_validate(result.answer["scores"]), result.seconds, hashes, judged)
+    lasting = _is_of_the_diff(result)
+    return Ending("error", f"scoring: {result.error}", None, result.seconds, hashes, lasting=lasting)
 
 
 def score_stage(plan: PlannedScore) -> Stage:
@@ -115,7 +124,7 @@ def record_of(
         status=ending.status,
         reason=None if ending.reason is None else one_line(ending.reason),
         budget=Budget(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
-        hashes=plan.hashes(ending.hashes),
+        hashes=plan.hashes(ending.hashes, ending.judged),
         pair=comparison.facts(),
         scores=ending.scores,
         rescored=rescored,

@@ -13,6 +13,7 @@
     ├── DiffError                  what a method left behind is no valid Diff
     ├── RecordError                a run folder or record cannot be read
     ├── AccessError                a method touched what it had not declared
+    ├── JudgeError                 a judge cannot be asked: not configured, not reached, or only errors came back
     ├── BudgetExceeded             a cell used up its tokens, components or seconds
     └── WorkerError                a worker process was killed or died without an answer
 
@@ -87,3 +88,15 @@ class BudgetExceeded(DiffbenchError):
 
 class WorkerError(DiffbenchError):
     """A worker process was killed or ended without an answer."""
+
+
+class JudgeError(DiffbenchError):
+    """A judge cannot be asked: it is not configured, not reached, or gives nothing but errors.
+
+    Attributes:
+        usage: what was spent before it failed (`diffbench.spending.Usage`), if anything.
+    """
+
+    def __init__(self, message: str, usage: object = None) -> None:
+        super().__init__(message)
+        self.usage = usage

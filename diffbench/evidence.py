@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffbench.judge import Excerpt
+from diffbench.question import Excerpt, Marked
 
 WINDOW = 12
 """Tokens of an excerpt, the last one included."""
@@ -28,6 +29,7 @@ DENSE_SHARE = 0.02
 """Share of positions at which a component that is never zero counts as active."""
 
 Indices = NDArray[np.int64]
+Drawn = Literal["top", "range", "near miss", "random"]
 
 
 def active_mask(activity: Tensor, sparse: bool) -> Tensor:
@@ -61,6 +63,7 @@ class Contexts:
         where: document index and position, [n_positions, 2].
         last: a number for the token at each position.
         before: a number for the token before it, -1 where there is none.
+        index: of the position in ``where`` by document and position, -1 where there is none, [n_documents, longest].
         explain: whether each position lies in a document to explain from; the other documents are for testing.
     """
 
@@ -68,6 +71,7 @@ class Contexts:
     where: Indices
     last: Indices
     before: Indices
+    index: Indices
     explain: NDArray[np.bool_]
 
     @classmethod
@@ -80,6 +84,8 @@ class Contexts:
             words = tokens[document]
             last.append(numbers.setdefault(words[position], len(numbers)))
             before.append(numbers.setdefault(words[position - 1], len(numbers)) if position else -1)
+        index = np.full((len(tokens), max(map(len, tokens), default=0)), -1, dtype=np.int64)
+        index[places[:, 0], places[:, 1]] = np.arange(len(places))
         # Drawn, not odd against even: generators may write kinds of documents in turn.
         documents = np.random.default_rng([seed, 0]).permutation(np.unique(places[:, 0]))
         return cls(
@@ -87,13 +93,20 @@ class Contexts:
             where=places,
             last=np.array(last, dtype=np.int64),
             before=np.array(before, dtype=np.int64),
+            index=index,
             explain=np.isin(places[:, 0], documents[: (len(documents) + 1) // 2]),
         )
 
     def window(self, index: int) -> tuple[str, ...]:
         """The last tokens up to a position, itself included: all that a causal model's state there can know."""
+        document, start, end = self.span(index)
+        return tuple(self.tokens[document][start:end])
+
+    def span(self, index: int, behind: int = 0) -> tuple[int, int, int]:
+        """Document, start and end of the window that ends ``behind`` tokens after a position, or with the document."""
         document, position = self.where[index].tolist()
-        return tuple(self.tokens[document][max(0, position + 1 - WINDOW) : position + 1])
+        end = min(position + 1 + behind, len(self.tokens[document]))
+        return document, max(0, end - WINDOW), end
 
 
 def sample_splits(
@@ -114,11 +127,53 @@ def sample_splits(
     """
     values: NDArray[np.float64] = activity.detach().cpu().double().numpy()
     mask: NDArray[np.bool_] = active.detach().cpu().numpy()
-    explain = _Draw(contexts, values, np.random.default_rng([seed, 1]), frozenset())
-    shown = explain.excerpts(contexts.explain, mask, n // 2)
+    explain = _Draw(contexts, values, mask, np.random.default_rng([seed, 1]), frozenset())
+    shown = explain.excerpts(contexts.explain, n // 2)
     taken = frozenset(excerpt.tokens for excerpt in shown)
-    test = _Draw(contexts, values, np.random.default_rng([seed, 2]), taken)
-    return shown, test.excerpts(~contexts.explain, mask, n // 2)
+    test = _Draw(contexts, values, mask, np.random.default_rng([seed, 2]), taken)
+    return shown, test.excerpts(~contexts.explain, n // 2)
+
+
+def sample_marked(
+    contexts: Contexts, active: Tensor, n: int, seed: int, taken: AbstractSet[tuple[str, ...]] = frozenset()
+) -> tuple[tuple[Marked, ...], tuple[Marked, ...]]:
+    """Draw contexts of test documents, marked where a component is active, and others marked where it is not.
+
+    A window ends at any distance behind the active position that it was drawn for, so that where a mark stands says
+    nothing; wrong marks are as many as there would be right ones in the same window, at other positions that count.
+
+    Args:
+        contexts: the judge split.
+        active: where the component counts as active, bool [n_positions].
+        n: contexts wanted, half of them marked rightly.
+        seed: of the draw.
+        taken: windows that were drawn for explaining.
+
+    Returns:
+        Rightly and wrongly marked contexts, no window twice, as many of one as of the other.
+    """
+    mask: NDArray[np.bool_] = active.detach().cpu().numpy()
+    rng = np.random.default_rng([seed, 3])
+    right: list[Marked] = []
+    wrong: list[Marked] = []
+    seen = set(taken)
+    for index in rng.permutation(np.flatnonzero(~contexts.explain & mask)).tolist():
+        if len(right) >= n // 2 and len(wrong) >= n // 2:
+            break
+        document, start, end = contexts.span(index, int(rng.integers(WINDOW)))
+        window = tuple(contexts.tokens[document][start:end])
+        numbers = contexts.index[document, start:end]
+        held = np.flatnonzero((numbers >= 0) & mask[numbers])
+        others = np.flatnonzero((numbers >= 0) & ~mask[numbers])
+        if window in seen or not len(held) or len(others) < len(held):
+            continue
+        seen.add(window)
+        if len(right) <= len(wrong):
+            right.append(Marked(tokens=window, marked=tuple(held.tolist())))
+        else:
+            chosen = np.sort(rng.choice(others, len(held), replace=False))
+            wrong.append(Marked(tokens=window, marked=tuple(chosen.tolist())))
+    return tuple(right[: len(wrong)]), tuple(wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +182,38 @@ class _Draw:
 
     contexts: Contexts
     activity: NDArray[np.float64]
+    active: NDArray[np.bool_]
     rng: np.random.Generator
     taken: AbstractSet[tuple[str, ...]]
 
-    def excerpts(self, inside: NDArray[np.bool_], active: NDArray[np.bool_], want: int) -> tuple[Excerpt, ...]:
+    def excerpts(self, inside: NDArray[np.bool_], want: int) -> tuple[Excerpt, ...]:
         """Up to ``want`` excerpts of either class, as many of one as of the other, shuffled."""
-        pool = np.flatnonzero(inside & active)
+        pool = np.flatnonzero(inside & self.active)
         chosen = self._active(pool, want)
-        others = self._inactive(np.flatnonzero(inside & ~active), chosen, len(chosen))
+        others, n_near = self._inactive(np.flatnonzero(inside & ~self.active), chosen, len(chosen))
         if len(others) < len(chosen):
             chosen = self._active(pool, len(others))
-        drawn = [(index, True) for index in chosen] + [(index, False) for index in others]
-        return tuple(
-            Excerpt(self.contexts.window(index), is_active, float(self.activity[index]))
-            for index, is_active in (drawn[place] for place in self.rng.permutation(len(drawn)))
+        n_top = (len(chosen) + 1) // 2
+        drawn = [self._excerpt(index, "top" if at < n_top else "range") for at, index in enumerate(chosen)]
+        drawn += [self._excerpt(index, "near miss" if at < n_near else "random") for at, index in enumerate(others)]
+        return tuple(drawn[place] for place in self.rng.permutation(len(drawn)))
+
+    def _excerpt(self, index: int, drawn: Drawn) -> Excerpt:
+        document, start, end = self.contexts.span(index)
+        numbers = self.contexts.index[document, start:end]
+        known = numbers >= 0
+        values = np.where(known, self.activity[numbers], 0.0)
+        return Excerpt(
+            tokens=self.contexts.window(index),
+            active=bool(self.active[index]),
+            activity=float(self.activity[index]),
+            activities=tuple(float(f"{value:.6g}") for value in values),
+            active_at=tuple(np.flatnonzero(known & self.active[numbers]).tolist()),
+            drawn=drawn,
         )
 
     def _active(self, pool: Indices, want: int) -> list[int]:
-        """Half of them the strongest, the others one from each quantile of what is left."""
+        """Half of them the strongest, and these first; the others one from each quantile of what is left."""
         order = self.rng.permutation(pool)
         order = order[np.argsort(-self.activity[order], kind="stable")]
         chosen: list[int] = []
@@ -156,8 +225,10 @@ class _Draw:
         self._take(self.rng.permutation(left), want, chosen, seen)
         return chosen
 
-    def _inactive(self, pool: Indices, chosen: Sequence[int], want: int) -> list[int]:
+    def _inactive(self, pool: Indices, chosen: Sequence[int], want: int) -> tuple[list[int], int]:
         """Half of them near misses, each for one active position: its token, or the token before, is the same.
+
+        They stand first; the second part of what is returned says how many there are.
 
         Matching one to one gives near misses the tokens of the active positions about as often as these have them;
         a token that occurs nowhere else has no match, so very rare ones stay slightly more common among the active.
@@ -172,8 +243,9 @@ class _Draw:
                 alike = pool[numbers[pool] == numbers[index]]
                 if self._take(self.rng.permutation(alike), len(drawn) + 1, drawn, seen):
                     break
+        n_near = len(drawn)
         self._take(self.rng.permutation(pool), want, drawn, seen)
-        return drawn
+        return drawn, n_near
 
     def _take(self, order: Iterable[np.int64], total: int, chosen: list[int], seen: set[tuple[str, ...]]) -> bool:
         """Extend ``chosen`` to ``total`` by the first positions whose windows are new; whether that succeeded."""

@@ -67,8 +67,8 @@ class PlannedScore:
     fit: str
     key: str
 
-    def hashes(self, diff: dict[str, str] | None = None) -> Hashes:
-        """What could change the numbers, part by part."""
+    def hashes(self, diff: dict[str, str] | None = None, judged: dict[str, str] | None = None) -> Hashes:
+        """What could change the numbers, part by part; files of the Diff and of the judging by their names."""
         organism = self.comparison.organism
         return Hashes(
             recipe=organism.recipe.digest(),
@@ -77,6 +77,7 @@ class PlannedScore:
             tuned_model=organism.model_key("tuned"),
             pair=self.comparison.key,
             diff=diff,
+            judged=judged,
             score_code=cache.code_version(*SCORE_CODE),
         )
 

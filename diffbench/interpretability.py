@@ -1,90 +1,183 @@
-"""Interpretability: what a judge makes of a Diff's findings, beside what it makes of a random dictionary's."""
+"""Interpretability: what a judge makes of a Diff's findings, beside what it makes of things that mean nothing."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffbench import cache
 from diffbench.activations import Activations
-from diffbench.activity import activity, has_activity
+from diffbench.activity import has_activity
+from diffbench.architecture import Model
 from diffbench.bench import Bench
 from diffbench.comparison import CONTROLS, control_inputs
+from diffbench.conclusion import conclude, notes_of
 from diffbench.controls import random_dictionary
-from diffbench.detection import detect_findings, mean_detection
+from diffbench.corpus import Corpus
+from diffbench.dictionary import difference_decoder
 from diffbench.diff import DictionaryDiff, Diff, Finding
-from diffbench.exchange import ACTIVATIONS
+from diffbench.errors import JudgeError
+from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.figure import Figure
-from diffbench.scores import DetectionScore, Interpretability
+from diffbench.finding_evidence import FindingEvidence
+from diffbench.gathering import Scene, gather
+from diffbench.judging import JudgedFindings, asked_for, judge_findings, texts_of
+from diffbench.lens import Lens
+from diffbench.panel import Panel
+from diffbench.scores import ControlScores, Interpretability
 from diffbench.seeds import derive
+from diffbench.sheet import Sheet
+from diffbench.trial import TESTS, Trial
+from diffbench.truth import Schema
+from diffbench.untrained import MOST_PARAMETERS, untrained_dictionary, untrained_model
+from diffbench.workwire import report
 
 TOP = 10
 RANDOM_EXPANSION, RANDOM_K = 4, 8
+FILE = "scores.json"
+OVER = ("over_shuffled", "over_random", "over_untrained")
 
 
-def interpret(bench: Bench, diff: Diff, seed: int, control: Figure) -> Interpretability:
-    """Have the judge explain the first ten findings and tell held-out contexts by its explanations.
+class Controls(Schema):
+    """What a judge makes, on one pair, of what means nothing."""
+
+    random: ControlScores
+    untrained: ControlScores
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The evidence of a Diff's findings; or why there is none."""
+
+    evidence: tuple[FindingEvidence, ...]
+    why: Figure | None = None
+
+
+def scene_of(bench: Bench) -> Scene:
+    """The pair with the judge's split."""
+    comparison = bench.comparison
+    seed = derive(comparison.organism.recipe.seed, "scene")
+    layer = comparison.facts().layer
+    return Scene(bench.reference, bench.tuned, bench.tokenizer, bench.corpus("judge"), layer, seed)
+
+
+def show(bench: Bench, diff: Diff, seed: int) -> Shown:
+    """Gather the evidence of the first ten findings."""
+    if not diff.findings:
+        return Shown((), Figure.not_applicable("the Diff has no findings"))
+    if not has_activity(diff):
+        return Shown((), Figure.not_applicable("the Diff has no per-token activity"))
+    return Shown(gather(scene_of(bench), diff, diff.findings[:TOP], derive(seed, "excerpts")))
+
+
+def interpret(
+    bench: Bench, diff: Diff, shown: Shown, sheet: Sheet | None, seed: int, controls: Controls
+) -> tuple[Interpretability, tuple[Trial, ...]]:
+    """Have the judge explain findings, be tested on them, and conclude; its scores, and all it was asked.
 
     Args:
-        bench: judge, models and the judge's split.
+        bench: judge and pair.
         diff: what is judged.
-        seed: of the contexts.
-        control: `control_detection`.
+        shown: its evidence.
+        sheet: what is true of the pair; None: nobody knows.
+        seed: of orders and pairings.
+        controls: of the pair.
+
+    Raises:
+        JudgeError: if the judge could not be reached for some question, so that the cell is not finished.
+        PluginError: if it raised anything else.
     """
-    name = f"{bench.judge.name} {bench.judge.version}"
-    if not diff.findings:
-        n_a = Figure.not_applicable("the Diff has no findings")
-        return Interpretability(judge=name, detection=n_a, control=control, lift=n_a)
-    if not has_activity(diff):
-        n_a = Figure.not_applicable("the Diff has no per-token activity")
-        return Interpretability(judge=name, detection=n_a, control=control, lift=n_a)
-    found = _detect(bench, diff, derive(seed, "excerpts"))
-    mean = mean_detection(found)
-    if mean.value is None or control.value is None:
-        lift = mean if mean.value is None else control
-    else:
-        lift = _difference(mean, control)
-    return Interpretability(judge=name, detection=mean, control=control, lift=lift, findings=found)
+    panel = Panel(bench.judge, notify=lambda done, n: report("judging", done / n))
+    found = judge_findings(panel, shown.evidence, derive(seed, "judging"))
+    notes = notes_of(shown.evidence, texts_of(found.trials))
+    conclusion = conclude(panel, notes, diff.verdict, sheet, derive(seed, "statements"))
+    reached(panel)
+    trials = (*found.trials, *conclusion.trials)
+    asked = asked_for(trials)
+    tests = {test: found.judged(test, controls.random, controls.untrained) for test in TESTS}
+    if shown.why is not None:
+        none = shown.why
+        tests = {
+            test: one.model_copy(update=dict.fromkeys(("score", "shuffled", *OVER), none))
+            for test, one in tests.items()
+        }
+    judged = Interpretability(
+        judge=f"{bench.judge.name} {bench.judge.version}",
+        **tests,
+        findings=found.findings,
+        match=conclusion.match,
+        questions=asked.questions,
+        unanswered=asked.unanswered,
+        usage=asked.usage,
+    )
+    return judged, trials
 
 
-def _difference(mean: Figure, control: Figure) -> Figure:
-    """Mean - control; the half-widths of two independent intervals add in squares."""
-    assert mean.value is not None and control.value is not None
-    value = mean.value - control.value
-    ends = (mean.low, mean.high, control.low, control.high)
-    if None in ends:
-        return Figure.of(value)
-    # An interval may be cut at 0 or 1 on one side: the other side tells its width.
-    halves = (max(part.high - part.value, part.value - part.low) for part in (mean, control))  # type: ignore[operator]
-    half = math.hypot(*halves)
-    return Figure.of(value, value - half, value + half)
+def reached(panel: Panel) -> None:
+    """Raise `JudgeError` where a judge did not get to answer; what it did answer is kept."""
+    lost = [verdict for verdict in panel.asked.values() if verdict.state in ("failed", "unaffordable")]
+    if lost:
+        raise JudgeError(
+            f"judge {panel.judge.name}: {len(lost)} of {len(panel.asked)} questions were not answered; the first: "
+            f"{lost[0].problem}; run again: what was answered is kept"
+        )
 
 
-def _detect(bench: Bench, diff: Diff, seed: int) -> tuple[DetectionScore, ...]:
-    corpus = bench.corpus("judge")
-    findings = diff.findings[:TOP]
-    vocabulary = bench.tokenizer.convert_ids_to_tokens(list(range(len(bench.tokenizer))))
-    tokens = [[vocabulary[int(i)] for i in row[mask]] for row, mask in zip(corpus.ids, corpus.mask, strict=True)]
-    components = [finding.component for finding in findings]
-    activities = activity(diff, bench.reference, bench.tuned, corpus, corpus.counts, components)
-    sparse = isinstance(diff, DictionaryDiff)
-    return detect_findings(bench.judge, findings, tokens, activities, corpus.counts.nonzero(), sparse, seed=seed)
+def no_control(why: Figure) -> ControlScores:
+    """Where a control is not there."""
+    return ControlScores(**{test: why for test in TESTS})
 
 
-def control_detection(bench: Bench) -> Figure:
-    """Mean detection of the first ten latents of a random dictionary, from the cache or measured now."""
+def measure_controls(bench: Bench) -> Controls:
+    """The judge's controls on a pair, from the cache or measured now."""
     comparison = bench.comparison
 
     def fill(folder: Path) -> None:
-        activations = Activations.open(comparison.path / "in" / ACTIVATIONS)
-        n = min(RANDOM_EXPANSION * activations.width, comparison.tier.components)
-        seed = derive(comparison.organism.recipe.seed, "random dictionary")
-        diff = random_dictionary(activations, n, RANDOM_K, seed)
-        order = [int(component) for component in diff.order[:TOP]]
-        findings = [Finding(rank=rank, component=c, score=0.0) for rank, c in enumerate(order, start=1)]
-        found = _detect(bench, replace(diff, findings=tuple(findings)), derive(seed, "excerpts"))
-        (folder / "detection.json").write_text(mean_detection(found).model_dump_json(), encoding="utf-8")
+        text = Corpus.load(comparison.path / "in" / TEXT)
+        panel = Panel(bench.judge)
+        controls = Controls(random=_random(bench, panel, text), untrained=_untrained(bench, panel, text, folder))
+        reached(panel)
+        (folder / FILE).write_text(controls.model_dump_json(), encoding="utf-8")
 
     path = cache.publish(CONTROLS, control_inputs(comparison, type(bench.judge)), fill)
-    return Figure.model_validate(cache.read_json(path / "detection.json"))
+    return Controls.model_validate(cache.read_json(path / FILE))
+
+
+def _random(bench: Bench, panel: Panel, text: Corpus) -> ControlScores:
+    """Of the first ten latents of a random dictionary."""
+    comparison = bench.comparison
+    activations = Activations.open(comparison.path / "in" / ACTIVATIONS)
+    n = min(RANDOM_EXPANSION * activations.width, comparison.tier.components)
+    seed = derive(comparison.organism.recipe.seed, "random dictionary")
+    diff = random_dictionary(activations, n, RANDOM_K, seed)
+    return _judged(panel, scene_of(bench), diff, text, seed).means()
+
+
+def _untrained(bench: Bench, panel: Panel, text: Corpus, scratch: Path) -> ControlScores:
+    """Of the first ten latents of a dictionary trained on the difference of two untrained models."""
+    if sum(parameter.numel() for parameter in bench.tuned.parameters()) > MOST_PARAMETERS:
+        return no_control(Figure.not_applicable(f"the models have over {MOST_PARAMETERS:,} parameters"))
+    comparison, scene = bench.comparison, scene_of(bench)
+    seed = derive(comparison.organism.recipe.seed, "untrained")
+    reference, tuned = (untrained_model(bench.tuned, derive(seed, role)) for role in ("reference", "tuned"))
+    diff = untrained_dictionary(reference, tuned, text, scene.layer, comparison.tier.components, seed, scratch)
+    return _judged(panel, replace(scene, reference=reference, tuned=tuned), diff, text, seed).means()
+
+
+def _judged(panel: Panel, scene: Scene, diff: DictionaryDiff, text: Corpus, seed: int) -> JudgedFindings:
+    """A dictionary's first ten latents, described as a method would describe its own."""
+    components = [int(component) for component in diff.order[:TOP]]
+    findings = _described(scene.tuned, scene, diff, components, text)
+    evidence = gather(scene, diff, findings, derive(seed, "excerpts"))
+    return judge_findings(panel, evidence, seed)
+
+
+def _described(
+    tuned: Model, scene: Scene, diff: DictionaryDiff, components: Sequence[int], text: Corpus
+) -> tuple[Finding, ...]:
+    words = Lens.of(tuned, scene.tokenizer, text).read(difference_decoder(diff)[list(components)])
+    return tuple(
+        Finding(rank=rank, component=component, score=0.0, tokens_up=tuple(up), tokens_down=tuple(down))
+        for rank, (component, (up, down)) in enumerate(zip(components, words, strict=True), start=1)
+    )

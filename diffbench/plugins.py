@@ -276,8 +276,14 @@ def find_base(name: str) -> type[Base]:
 
 
 def find_judge(name: str) -> type[Judge]:
-    """The judge of that name; see `Plugins.find`."""
-    return load_plugins().find("judge", name)
+    """The judge of that name, with a model where ``NAME:MODEL`` names one; see `Plugins.find`.
+
+    Raises:
+        JudgeError: if it takes no model, or needs one.
+    """
+    own, _, model = name.partition(":")
+    found: type[Judge] = load_plugins().find("judge", own)
+    return found.bound(model)
 
 
 def provenance(cls: type[Any]) -> str:

@@ -16,7 +16,7 @@ from diffbench.diff import Diff, DirectionDiff, WeightDiff
 from diffbench.direction import direct, no_direction
 from diffbench.figure import Figure
 from diffbench.localisation import Location, ProbeActivity, localise, no_localisation
-from diffbench.movement import movements
+from diffbench.movement import Movement, movements
 from diffbench.residual import Model, last_logits
 from diffbench.scores import ClaimScores, Direction, Localisation
 from diffbench.seeds import derive
@@ -30,12 +30,14 @@ class TruthScores:
 
     Attributes:
         location: where components are at work, for the scores that do.
+        moved: what really moved, claim by claim.
     """
 
     localisation: Localisation
     direction: Direction
     claims: ClaimScores
     location: Location
+    moved: tuple[Movement, ...]
 
 
 def probe_activity(diff: Diff, reference: Model, tuned: Model, tokenizer: Any, truth: Truth) -> ProbeActivity:
@@ -75,6 +77,7 @@ def truth_scores(diff: Diff, truth: Truth, reference: Model, tuned: Model, token
         direction=direct(diff.findings, location, moved, derive(seed, "shuffled words")),
         claims=score_claims(diff.findings, location, moved, truth.claims),
         location=location,
+        moved=moved,
     )
 
 

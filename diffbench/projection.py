@@ -16,6 +16,8 @@ from diffbench.duration import Durations, told, wall
 from diffbench.ending import score_stage
 from diffbench.fits import fits_of, stored_fit
 from diffbench.grid import PlannedCell
+from diffbench.prospect import prospect
+from diffbench.quote import Quote
 from diffbench.record import Cell, Record
 from diffbench.run_folder import ProjectedTime
 
@@ -47,6 +49,7 @@ class Projection:
         models: to be trained, as ``organism role``.
         comparisons: to be prepared, as ``organism against reference``.
         fits: methods to be run.
+        judging: what a judge that is paid would cost at most; None: nothing.
     """
 
     cells: tuple[PlannedStep, ...]
@@ -54,11 +57,12 @@ class Projection:
     comparisons: tuple[str, ...]
     fits: int
     time: ProjectedTime
+    judging: Quote | None = None
 
     @property
     def worth_telling(self) -> bool:
-        """Whether it takes long enough that people want to know."""
-        return self.time.total >= LEAST_TOLD
+        """Whether it takes long enough, or costs enough, that people want to know."""
+        return self.time.total >= LEAST_TOLD or self.judging is not None
 
     def count(self, step: Step) -> int:
         """How many cells need that."""
@@ -76,7 +80,8 @@ class Projection:
         ]
         listed = ", ".join(filter(None, parts))
         cells = _several(len(self.cells), "cell", "cells")
-        return f"{told(self.time.total)} for {cells} ({listed}), {self.time.jobs} side by side"
+        text = f"{told(self.time.total)} for {cells} ({listed}), {self.time.jobs} side by side"
+        return text if self.judging is None else f"{text}; {self.judging}"
 
 
 def project(
@@ -132,7 +137,14 @@ def project(
         comparisons=tuple(f"{c.cell.organism} against {c.cell.reference}" for c in missing.values()),
         fits=len(unfit),
         time=ProjectedTime(jobs=jobs, total=round(sum(parts.values()), 1), **rounded),
+        judging=_judging(todo, len(uncontrolled)),
     )
+
+
+def _judging(todo: Sequence[PlannedCell], n_pairs: int) -> Quote | None:
+    """What the judge would cost, of a run that has one judge."""
+    judge = todo[0].judge if todo else None
+    return prospect(judge(), len(todo), n_pairs) if judge is not None and judge.paid else None
 
 
 def _step(

@@ -14,6 +14,7 @@ from diffbench.canonical import digest, file_digest
 from diffbench.complaint import unknown_key
 from diffbench.errors import RecipeError
 from diffbench.line import one_line
+from diffbench.plain_yaml import PlainLoader
 from diffbench.truth import Schema, Truth
 from diffbench.tuning import REFERENCE, GivenModel, Trained, Tuning
 
@@ -218,7 +219,7 @@ def read_recipe(path: Path) -> Recipe:
             content = stream.read(RECIPE_BYTES + 1)
         if len(content) > RECIPE_BYTES:
             raise RecipeError(f"{path}: larger than {RECIPE_BYTES} bytes; a recipe is a page of YAML")
-        document = yaml.load(content.decode("utf-8"), Loader=_PlainLoader)
+        document = yaml.load(content.decode("utf-8"), Loader=PlainLoader)
     except RecipeError:
         raise
     except FileNotFoundError:
@@ -289,20 +290,3 @@ def first_problem(error: ValidationError) -> str:
     got = repr(problems[0]["input"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{where}: {problems[0]['msg']}, got {got[:80]}{more}"
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe loader without aliases, a few lines of which can unfold into gigabytes, and without doubled keys."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(f"key {key.value!r} stands twice")
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)

@@ -126,6 +126,10 @@ class Hashes(Schema):
     tuned_model: str
     pair: str
     diff: dict[str, str] | None = Field(None, description="of each file of the Diff")
+    judged: dict[str, str] | None = Field(
+        None,
+        description="of the files that a judge's scores follow from: what it was shown, what is true, what it said",
+    )
     score_code: str
 
 
@@ -153,7 +157,7 @@ class Rescored(Schema):
 class Record(Schema):
     """One cell: what was asked, what happened, what it cost."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     key: str = Field(description="SHA-256 of everything that can change the scores")
     fit: str | None = Field(None, description="SHA-256 of everything that can change the Diff; rankings share a fit")
     cell: Cell

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffbench.activity import streams
+from diffbench.atomic import write_text
 from diffbench.attribution import Decoder, responsibility
 from diffbench.attribution_score import score_attribution
 from diffbench.behaviour import STRENGTHS, behave, no_behaviour
@@ -31,14 +32,16 @@ from diffbench.figure import Figure
 from diffbench.fit_score import no_fit, score_fit
 from diffbench.ground import Ground
 from diffbench.handle import Handle, StreamHandle, handle_of
-from diffbench.interpretability import control_detection, interpret
+from diffbench.interpretability import Controls, interpret, measure_controls, show
 from diffbench.lens import Lens
+from diffbench.panel import VERDICTS, write_verdicts
 from diffbench.patching import Patch, last_logits
 from diffbench.probing import TruthScores, no_truth_scores, truth_scores
 from diffbench.ranking import NoRanking, ranked
 from diffbench.residual import Model, blocks, vocabulary, width
-from diffbench.scores import Behaviour, Disentangling, Fit, Scores
+from diffbench.scores import Behaviour, Disentangling, Fit, Interpretability, Scores
 from diffbench.seeds import derive
+from diffbench.sheet import SHEET, sheet_of
 from diffbench.tier import Tier
 
 NO_TRUTH = Figure.not_applicable("no truth is known of this pair")
@@ -64,18 +67,25 @@ def score_task(request: Mapping[str, Any]) -> dict[str, Any]:
         except NoRanking as reason:
             return {"not_applicable": str(reason)}
         save_header(diff, folder)
-    scores = score(bench, diff, request["seed"], control_detection(bench))
+    scores = score(bench, diff, request["seed"], measure_controls(bench), folder.parent)
     return {"scores": scores.model_dump(mode="json")}
 
 
 def control_task(request: Mapping[str, Any]) -> dict[str, Any]:
     """Worker task: have the judge score the random dictionary every cell is compared with."""
     bench = Bench.open(Comparison.of(request), request["judge"])
-    return control_detection(bench).model_dump(mode="json")
+    return measure_controls(bench).model_dump(mode="json")
 
 
-def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
+def score(bench: Bench, diff: Diff, seed: int, controls: Controls, kept: Path) -> Scores:
     """Score a Diff.
+
+    Args:
+        bench: the pair and the judge.
+        diff: what is scored.
+        seed: of all that is drawn.
+        controls: the judge's on this pair.
+        kept: folder that takes what the judge was shown, what was true, and what it said.
 
     Raises:
         DiffError: if the Diff does not fit the pair.
@@ -100,7 +110,7 @@ def score(bench: Bench, diff: Diff, seed: int, control: Figure) -> Scores:
         localisation=localisation,
         direction=direction,
         claims=claims,
-        interpretability=interpret(bench, diff, seed, control),
+        interpretability=_interpret(bench, diff, truth, seed, controls, kept),
         change_score=Figure.of(diff.change_score) if diff.change_score is not None else size,
         verdict=diff.verdict,
         n_findings=len(diff.findings),
@@ -144,6 +154,24 @@ def _truth_scores(bench: Bench, diff: Diff, seed: int) -> TruthScores | Figure:
     if bench.truth is None or not bench.truth.changed:
         return NO_TRUTH if bench.truth is None else NO_CHANGE
     return truth_scores(diff, bench.truth, bench.reference, bench.tuned, bench.tokenizer, seed)
+
+
+def _interpret(
+    bench: Bench, diff: Diff, truth: TruthScores | Figure, seed: int, controls: Controls, kept: Path
+) -> Interpretability:
+    """What the judge makes of the findings; evidence, truth and verdicts are written into ``kept``."""
+    from diffbench.evidence_file import EVIDENCE, write_evidence
+
+    shown = show(bench, diff, seed)
+    sheet = None
+    if bench.truth is not None:
+        moved = () if isinstance(truth, Figure) else truth.moved
+        sheet = sheet_of(bench.truth, bench.tokenizer, moved)
+        write_text(kept / SHEET, sheet.model_dump_json(indent=1) + "\n")
+    write_evidence(shown.evidence, kept / EVIDENCE)
+    judged, trials = interpret(bench, diff, shown, sheet, seed, controls)
+    write_verdicts(kept / VERDICTS, trials)
+    return judged
 
 
 def _behave(bench: Bench, ground: Ground, handle: Handle | Figure, causal: Causal) -> Behaviour:

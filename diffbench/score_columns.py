@@ -222,15 +222,29 @@ TRUTH = (
         ),
     ),
 )
-OTHERS = (
-    *_columns(
-        "scores.interpretability",
+_JUDGED = (
+    ("detection", "balanced accuracy", "tells active contexts from others by the explanation"),
+    ("fuzzing", "balanced accuracy", "tells right marks from wrong ones by the explanation"),
+    ("intruder", "accuracy", "finds the context that does not belong, of five"),
+    ("intervention", "accuracy", "tells a steered text from another by the explanation"),
+)
+JUDGING = tuple(
+    column
+    for test, unit, text in _JUDGED
+    for column in _columns(
+        f"scores.interpretability.{test}",
         (
-            ("detection", "detection", "balanced accuracy of the judge, first ten findings", "accuracy", True),
-            ("detection_control", "control", "the same for a random dictionary", "accuracy", None),
-            ("detection_lift", "lift", "the judge's balanced accuracy minus a random dictionary's", "accuracy", True),
+            (test, "score", f"judge {text}; first ten findings", unit, True),
+            (f"{test}_shuffled", "shuffled", "the same with other findings' explanations", unit, None),
+            (f"{test}_random", "random", "the same for a random dictionary", unit, None),
+            (f"{test}_untrained", "untrained", "the same for a dictionary of two untrained models", unit, None),
+            (f"{test}_lift", "over_random", f"{test} minus a random dictionary's", unit, True),
+            (f"{test}_over_shuffled", "over_shuffled", f"{test} minus that of shuffled explanations", unit, True),
+            (f"{test}_over_untrained", "over_untrained", f"{test} minus that of untrained models", unit, True),
         ),
-    ),
+    )
+)
+OTHERS = (
     Column("change_score", "figure", "how much changed, says the method", at("scores.change_score")),
     Column("kl", "figure", "mean KL(tuned || reference)", at("pair.kl"), KL),
     Column("kl_affected", "figure", "mean KL at affected positions", at("pair.kl_affected"), KL),
@@ -250,5 +264,5 @@ OTHERS = (
     Column("layer_necessity_affected", "figure", "the same at affected positions", _layer("necessity_affected"), R),
 )
 
-FIGURES = (*RECOVERY, *BUDGETS, *STRATUM_FIGURES, *SETS, *BEHAVIOUR, *FIT, *TRUTH, *OTHERS)
+FIGURES = (*RECOVERY, *BUDGETS, *STRATUM_FIGURES, *SETS, *BEHAVIOUR, *FIT, *TRUTH, *JUDGING, *OTHERS)
 """All figures. One fills four columns: see `diffbench.columns`."""

@@ -12,7 +12,9 @@ from typing import Literal
 from pydantic import Field
 
 from diffbench.figure import Figure
+from diffbench.spending import FREE, Usage
 from diffbench.truth import Schema
+from diffbench.truth_match import TruthMatch
 
 Verdict = Literal["changed", "unchanged", "abstain"]
 
@@ -220,23 +222,61 @@ class ClaimScores(Schema):
     n_claims: int
 
 
-class DetectionScore(Schema):
-    """Interpretability of one finding by detection."""
+class FindingJudged(Schema):
+    """What a judge made of one finding. Undefined where a test could not be held, or was not answered."""
 
     rank: int
     component: int
-    explanation: str
-    accuracy: Figure = Field(description="balanced accuracy on held-out contexts")
+    explanation: str = Field(description="the judge's; empty: it was not asked for one, or gave none")
+    detection: Figure
+    fuzzing: Figure
+    intruder: Figure
+    intervention: Figure
+
+
+class ControlScores(Schema):
+    """The four tests on something of which nobody claims that it means anything."""
+
+    detection: Figure
+    fuzzing: Figure
+    intruder: Figure
+    intervention: Figure
+
+
+class Judged(Schema):
+    """One test over the first ten findings, beside its controls. Intervals are over findings."""
+
+    score: Figure = Field(description="mean over the findings that could be tested")
+    shuffled: Figure = Field(description="the same with the explanations of other findings")
+    random: Figure = Field(description="the same for a random dictionary on the same pair")
+    untrained: Figure = Field(description="the same for a dictionary trained on the difference of two untrained models")
+    over_shuffled: Figure = Field(description="score - shuffled, paired by finding")
+    over_random: Figure = Field(description="score - random")
+    over_untrained: Figure = Field(description="score - untrained")
 
 
 class Interpretability(Schema):
-    """Can a judge who reads an explanation tell activating from other held-out contexts?"""
+    """What a judge who reads a finding's evidence can tell of other documents, and makes of all findings together."""
 
     judge: str = Field(description="name and version of the judge that scored")
-    detection: Figure = Field(description="mean balanced accuracy over the first ten findings")
-    control: Figure = Field(description="the same for a random dictionary on the same split")
-    lift: Figure = Field(description="detection - control")
-    findings: tuple[DetectionScore, ...] = ()
+    detection: Judged = Field(
+        description="balanced accuracy: is the component active at the last token of a context, by its explanation?"
+    )
+    fuzzing: Judged = Field(
+        description="balanced accuracy: do marks stand where the component is active, by its explanation?"
+    )
+    intruder: Judged = Field(
+        description="share of right picks: which of five contexts is not the component's? Chance: .2; no explanation"
+    )
+    intervention: Judged = Field(
+        description="share of right picks: which of two continuations was written with the component added to the "
+        "reference, by its explanation? Chance: .5"
+    )
+    findings: tuple[FindingJudged, ...] = ()
+    match: TruthMatch = Field(description="what the judge concludes from all findings, held against the truth")
+    questions: int = Field(0, description="that the judge was asked")
+    unanswered: int = Field(0, description="of these: refused, malformed, or not reached")
+    usage: Usage = Field(FREE, description="that the answers cost when they were first given")
 
 
 class Scores(Schema):
@@ -245,7 +285,7 @@ class Scores(Schema):
     The version is raised whenever a score changes its meaning; records of another one are re-scored, never mixed.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     recovery: Recovery
     behaviour: Behaviour
     disentangling: Disentangling

@@ -22,6 +22,7 @@ from diffbench.scores import (
     DosePoint,
     Fit,
     Interpretability,
+    Judged,
     Localisation,
     Recovery,
     Scores,
@@ -29,6 +30,7 @@ from diffbench.scores import (
     StratumScore,
 )
 from diffbench.tier import COMPONENT_BUDGETS, TIERS
+from diffbench.truth_match import TruthMatch
 
 CEILINGS = (0.50, 0.74, 0.90)
 PCA = (0.28, 0.44, 0.61, 0.80)
@@ -79,8 +81,12 @@ def scores(lift: float = 0.2, **changes: Any) -> Scores:
     """
     parts = {name: dict(fields) for name, fields in _parts(lift).items()}
     top: dict[str, Any] = {"change_score": figure(0.04), "verdict": "changed", "n_findings": 10}
-    renamed = {"detection_lift": ("interpretability", "lift"), "disentangling_score": ("disentangling", "score")}
+    renamed = {"disentangling_score": ("disentangling", "score")}
     for name, value in changes.items():
+        if name == "detection_lift":
+            detection = parts["interpretability"]["detection"]
+            parts["interpretability"]["detection"] = detection.model_copy(update={"over_random": value})
+            continue
         if name in renamed:
             block, field = renamed[name]
             parts[block][field] = value
@@ -193,11 +199,34 @@ def _parts(lift: float) -> dict[str, dict[str, Any]]:
         },
         "interpretability": {
             "judge": "ngram 1",
-            "detection": figure(0.81),
-            "control": figure(0.6),
-            "lift": figure(0.21, 0.08),
+            "detection": judged(0.81, 0.6),
+            "fuzzing": judged(0.7, 0.55),
+            "intruder": judged(0.4, 0.22),
+            "intervention": judged(0.9, 0.8),
+            "findings": (),
+            "match": truth_match(),
         },
     }
+
+
+def judged(score: float, control: float) -> Judged:
+    """A test whose controls all have the same score."""
+    return Judged(
+        score=figure(score),
+        **dict.fromkeys(("shuffled", "random", "untrained"), figure(control)),
+        **dict.fromkeys(("over_shuffled", "over_random", "over_untrained"), figure(score - control, 0.08)),
+    )
+
+
+def truth_match() -> TruthMatch:
+    """Of an account that is right for the most part."""
+    values = {"auroc": 0.8, "precision": 0.5, "structured": 0.4, "grade": 0.75, "choice": 1.0, "chance": 0.125}
+    figures = {
+        name: figure(values.get(name, 0.3))
+        for name, field in TruthMatch.model_fields.items()
+        if field.annotation is Figure
+    }
+    return TruthMatch(**figures, verdict="changed", confidence=0.9, statement="It says green for blue.")
 
 
 def pair_facts(**changes: Any) -> PairFacts:

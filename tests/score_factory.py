@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -18,23 +19,26 @@ from diffbench.activations import Activations
 from diffbench.comparison import Comparison
 from diffbench.diff import Diff
 from diffbench.figure import Figure
-from diffbench.judge import Evidence, Explanation, Judge
+from diffbench.interpretability import Controls, no_control
+from diffbench.judge import Judge, Reply
+from diffbench.question import Question
 from diffbench.residual import load_model, load_tokenizer
 from diffbench.score import Bench, score
 from diffbench.tier import Tier
 
 TIER = Tier(name="tiny", tokens=1500, components=64, seconds=9, evaluation_tokens=900, judge_tokens=200)
 NO_CONTROL = Figure.undefined("not asked")
+NO_CONTROLS = Controls(random=no_control(NO_CONTROL), untrained=no_control(NO_CONTROL))
 
 
 class SilentJudge(Judge):
+    """Refuses to conclude, and is asked nothing else of a Diff without findings."""
+
     name = "silent"
 
-    def explain(self, evidence: Evidence) -> Explanation:
-        raise AssertionError("a Diff without findings needs no judge")
-
-    def detect(self, explanation: Explanation, contexts: Any) -> list[bool]:
-        raise AssertionError
+    def answer(self, question: Question) -> Reply:
+        assert question.kind == "summarise", "a Diff without findings needs no judge"
+        return Reply("refused", None, problem="I say nothing")
 
 
 @dataclass
@@ -43,7 +47,8 @@ class Prepared:
     folder: Path
 
     def scores(self, diff: Diff) -> Any:
-        return score(self.bench, diff, 0, NO_CONTROL)
+        with TemporaryDirectory() as kept:
+            return score(self.bench, diff, 0, NO_CONTROLS, Path(kept))
 
     def method_rows(self) -> Activations:
         return Activations.open(self.folder / "in" / "activations.safetensors")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbench.evidence import WINDOW, Contexts, active_mask, sample_splits
-from diffbench.judge import Excerpt
+from diffbench.evidence import WINDOW, Contexts, active_mask, sample_marked, sample_splits
+from diffbench.question import Excerpt, Marked
 
 World = tuple[list[list[str]], Tensor]
 
@@ -160,3 +160,85 @@ def test_active_mask() -> None:
         assert not active_mask(constant, sparse=False).any()
     tied = (torch.arange(1000) % 10 == 0).double()
     assert active_mask(tied, sparse=False).equal(tied > 0)
+
+
+def test_excerpts_say_where_else_the_component_is_active() -> None:
+    tokens, where = named_world()
+    activity = some(len(where), 0.2)
+    held = {(d, p): a for (d, p), a in zip(where.tolist(), activity.double().tolist(), strict=True)}
+    contexts = Contexts.of(tokens, where, 0)
+    windows = {contexts.window(i): place for i, place in enumerate(where.tolist())}
+    for excerpts in both((tokens, where), activity, activity > 0):
+        for excerpt in excerpts:
+            document, position = windows[excerpt.tokens]
+            start = position + 1 - len(excerpt.tokens)
+            wanted = [held.get((document, p), 0.0) for p in range(start, position + 1)]
+            assert list(excerpt.activities) == pytest.approx(wanted, rel=1e-5)
+            assert excerpt.active_at == tuple(at for at, value in enumerate(wanted) if value > 0)
+
+
+def test_how_excerpts_were_drawn_is_told() -> None:
+    world = named_world()
+    activity = some(len(world[1]), 0.5)
+    explain, _ = both(world, activity, activity > 0)
+    kinds = {kind: [e for e in explain if e.drawn == kind] for kind in ("top", "range", "near miss", "random")}
+    assert len(kinds["top"]) == len(kinds["range"]) == 25 and len(kinds["near miss"]) + len(kinds["random"]) == 50
+    assert min(e.activity for e in kinds["top"]) >= max(e.activity for e in kinds["range"])
+    tokens, where = small_world(n_words=500, n_documents=200)
+    hot = torch.tensor([tokens[d][p] in {f"w{n}" for n in range(10)} for d, p in where.tolist()])
+    found, _ = both((tokens, where), (hot * some(len(hot), 0.5)).double(), hot & (some(len(hot), 0.5) > 0), n=40)
+    endings = {e.tokens[-back] for back in (1, 2) for e in found if e.active}
+    near = [e for e in found if e.drawn == "near miss"]
+    assert near and all({e.tokens[-1], e.tokens[-2]} & endings for e in near)
+
+
+def marked(world: World, active: Tensor, n: int = 100, seed: int = 0) -> tuple[tuple[Marked, ...], tuple[Marked, ...]]:
+    return sample_marked(Contexts.of(*world, seed), active, n, seed)
+
+
+def test_marks_stand_where_the_component_is_active_or_nowhere_of_it() -> None:
+    world = named_world()
+    active = some(len(world[1]), 0.1) > 0
+    hot = {world[0][d][p] for (d, p), held in zip(world[1].tolist(), active.tolist(), strict=True) if held}
+    right, wrong = marked(world, active)
+    assert len(right) == len(wrong) == 50
+    for context in right:
+        assert {context.tokens[at] for at in context.marked} == set(context.tokens) & hot
+    for context in wrong:
+        assert not {context.tokens[at] for at in context.marked} & hot
+        assert len(context.marked) == len(set(context.tokens) & hot) > 0
+        assert all(context.tokens[at] != "<bos>" for at in context.marked)
+    explain, _ = both(world, active.double(), active)
+    inside = {e.tokens[-1].split(".")[0] for e in explain}
+    assert not inside & {c.tokens[-1].split(".")[0] for c in (*right, *wrong)}, "of other documents"
+    assert len({context.tokens for context in (*right, *wrong)}) == 100
+
+
+def test_where_and_how_many_marks_stand_says_nothing() -> None:
+    world = small_world(n_documents=800, length=30, n_words=400)
+    active = some(len(world[1]), 0.05) > 0
+    found: dict[bool, list[Marked]] = {True: [], False: []}
+    for seed in range(20):
+        right, wrong = marked(world, active, seed=seed)
+        found[True] += right
+        found[False] += wrong
+
+    def mean(values: list[int]) -> float:
+        return sum(values) / len(values)
+
+    places = {kind: mean([at for c in contexts for at in c.marked]) for kind, contexts in found.items()}
+    numbers = {kind: mean([len(c.marked) for c in contexts]) for kind, contexts in found.items()}
+    ends = {kind: mean([c.marked[-1] == len(c.tokens) - 1 for c in contexts]) for kind, contexts in found.items()}
+    assert places[True] == pytest.approx(places[False], abs=0.5)
+    assert numbers[True] == pytest.approx(numbers[False], abs=0.15)
+    assert ends[True] == pytest.approx(ends[False], abs=0.06)
+
+
+def test_windows_that_were_shown_are_not_marked() -> None:
+    tokens, where = small_world(n_documents=200, length=12, n_words=3)
+    active = some(len(where), 0.3) > 0
+    contexts = Contexts.of(tokens, where, 0)
+    right, _ = sample_marked(contexts, active, 60, 0)
+    taken = frozenset(context.tokens for context in right)
+    again = sample_marked(contexts, active, 60, 0, taken)
+    assert right and not taken & {context.tokens for part in again for context in part}

@@ -17,15 +17,32 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     "errors complaint",
-    "line atomic canonical text truth interval proportion holdout hookspecs seeds templates workseal",
-    "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary figure units",
-    "recipe worktask ordinary scores agreement duration separation trivial standing tally",
-    "record organism mixing method worker workserver scaffold table offline_judge latent_table",
+    "line atomic canonical text truth interval proportion holdout hookspecs seeds templates workseal secret "
+    "plain_yaml disguise",
+    "account spending judge_settings",
+    "question fence",
+    "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary figure units rule "
+    "answer_form exhibit",
+    "recipe worktask ordinary panel agreement duration separation trivial standing tally finding_evidence "
+    "dialect prompts",
+    "offline_account chat_server",
+    "offline_agent",
+    "offline_judge openai_judge quote",
+    "trial",
+    "scores",
+    "record organism mixing method worker workserver scaffold table latent_table evidence_file judging",
+    "conclusion",
+    "kappa repeat gold answers",
+    "bias attack survey",
+    "calibration attack_trial attack_report",
+    "calibration_page attack_run",
+    "attack_page",
     "score_columns precision announce adapter codes decoders losses architecture study",
     "tokenizer",
     "residual corpus diff options contract columns run_folder checkpoint",
     "conversation sampled activations evidence plugins summary strata weight_edit layout lens design selection "
     "sensitivity rank_correlation",
+    "replay",
     "contenders harvest pairing planted gauge dataset prediction continuation weights",
     "standings change_detection rounding stream own_data",
     "standings_page change_page own_pair dictionary exchange lora expression detection localisation board",
@@ -51,7 +68,7 @@ LAYERS = (
     "overlap template_share ablation interpolation probing",
     "build check ranking fitting",
     "catalogue comparison export testing",
-    "bench ground",
+    "bench ground gathering untrained",
     "interpretability causal_score attribution_score",
     "grid score workers consistency",
     "ending intake planted_trial",
@@ -66,41 +83,45 @@ LAYERS = (
     "cli",
     "cli.listing cli.own cli.seeds cli.gates",
     "cli.author cli.dictionaries cli.organisms cli.run cli.latents cli.leaderboard cli.rescore cli.consistency",
-    "cli.planted cli.reproduce",
+    "cli.planted cli.reproduce cli.judge",
     "__main__",
 )
 """Modules of the engine, low to high: each imports only what stands in an earlier line, inside functions too."""
 
-UPWARD = {("judge", "offline_judge")}
-"""The judge's own hook names the bundled judge, as any plugin's would."""
+UPWARD = {("judge", "offline_judge"), ("judge", "openai_judge")}
+"""The judge's own hook names the bundled judges, as any plugin's would."""
 
 LIGHT = (
     "errors complaint line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base "
-    "cache gate_report judge record organism method options contract run_folder plugins table columns summary "
+    "cache gate_report judge account question spending panel rule offline_judge secret judge_settings fence "
+    "answer_form exhibit dialect prompts chat_server openai_judge quote record organism method options contract "
+    "run_folder plugins table columns summary "
     "figure scores tally study study_plan reproduction reproduction_page cli.reproduce "
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
     "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
-    "agreement duration ending stored_cell stored_pair projection rescore seed_group seed_run "
+    "agreement duration ending trial finding_evidence judging conclusion replay stored_cell stored_pair projection rescore seed_group seed_run "
     "cli.rescore cli.consistency "
     "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run cli.latents "
-    "cli.leaderboard formats cli.dictionaries cli.planted"
+    "cli.leaderboard formats cli.dictionaries cli.planted cli.judge "
+    "plain_yaml disguise kappa repeat gold answers bias attack survey calibration attack_trial attack_report "
+    "calibration_page attack_run attack_page"
 )
 """Modules whose import loads no torch."""
 
 OWNERS = {
-    "transformers": "diffbench.residual diffbench.sampled diffbench.tokenizer diffbench.tiny "
+    "transformers": "diffbench.residual diffbench.untrained diffbench.sampled diffbench.tokenizer diffbench.tiny "
     "diffbench_organisms.bases.tinyworld.pretrain diffbench_organisms.bases.tinyworld.tokenizer",
     "tokenizers": "diffbench.tiny diffbench_organisms.bases.tinyworld.tokenizer",
     "pandas": "diffbench.columns diffbench.summary diffbench.board diffbench.leaderboard",
-    "pyarrow": "diffbench.latent_table",
+    "pyarrow": "diffbench.evidence_file diffbench.latent_table",
     "peft": "diffbench.adapter diffbench.lora",
-    "openai": "",
+    "openai": "diffbench.chat_server",
     "datasets": "diffbench.dataset diffbench.export",
     "huggingface_hub": "diffbench.checkpoint diffbench.dataset",
     "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.seeds diffbench.cli.own diffbench.cli.listing "
     "diffbench.cli.author diffbench.cli.organisms diffbench.cli.run diffbench.cli.latents "
     "diffbench.cli.leaderboard diffbench.cli.rescore diffbench.cli.consistency diffbench.cli.planted "
-    "diffbench.cli.dictionaries diffbench.cli.reproduce",
+    "diffbench.cli.dictionaries diffbench.cli.reproduce diffbench.cli.judge",
 }
 """Who may import what is heavy, or speaks to people."""
 

@@ -18,6 +18,7 @@ from diffbench.diff_file import load_diff
 from diffbench.errors import CheckpointError, DiffbenchError, OptionError, RecipeError, UnknownName
 from diffbench.exchange import assemble
 from diffbench.figure import Figure
+from diffbench.interpretability import Controls, no_control
 from diffbench.ordinary import GeneratedText
 from diffbench.own_pair import OwnPair
 from diffbench.recipe import Recipe, Source
@@ -28,6 +29,7 @@ from diffbench.tier import Tier
 
 TIER = Tier(name="tiny", tokens=1000, components=64, seconds=9, evaluation_tokens=300, judge_tokens=200)
 NO_CONTROL = Figure.undefined("not asked")
+NO_CONTROLS = Controls(random=no_control(NO_CONTROL), untrained=no_control(NO_CONTROL))
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def test_every_architecture_goes_through_every_stage(kind: str, pairs: Pairs, tm
     here = compared(pair.recipe())
     assert here.truth() is None
     diff = run_method(here, "diffbench_methods.directions:Pca", tmp_path)
-    scores = score(Bench.open(here, "offline"), diff, 0, NO_CONTROL)
+    scores = score(Bench.open(here, "offline"), diff, 0, NO_CONTROLS, tmp_path)
     assert scores.recovery.r_full.state == "ok" and scores.fit.fve_delta.state == "ok"
     assert scores.recovery.r_full.value is not None and scores.recovery.r_full.value > 0.2
     figures = [

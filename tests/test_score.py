@@ -13,7 +13,7 @@ import pytest
 import torch
 from engine_factory import WIDTH, dictionary_diff, one_of_each, standin
 from safetensors.torch import load_file, save_file
-from score_factory import NO_CONTROL, TIER, Prepared, quiet
+from score_factory import NO_CONTROLS, TIER, Prepared, quiet
 
 from diffbench import cache, comparison
 from diffbench.activity import activity, streams
@@ -28,7 +28,7 @@ from diffbench.errors import BudgetExceeded, DiffError, OptionError
 from diffbench.figure import Figure
 from diffbench.findings import no_change
 from diffbench.fit_score import Explained
-from diffbench.interpretability import _difference
+from diffbench.judging import difference
 from diffbench.patching import Arm, none
 from diffbench.score import check, score
 from diffbench.tier import COMPONENT_BUDGETS
@@ -189,7 +189,7 @@ def test_models_that_say_the_same_have_nothing_to_recover(prepared: Prepared, tm
     same = replace(bench, comparison=Moved(tmp_path, bench.comparison))  # type: ignore[arg-type]
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     save_file(stored | {"reference": 1e-12 * stored["reference"]}, tmp_path / "kl.safetensors")
-    found = score(same, dictionary_diff("delta", layer=bench.comparison.facts().layer), 0, NO_CONTROL)
+    found = score(same, dictionary_diff("delta", layer=bench.comparison.facts().layer), 0, NO_CONTROLS, tmp_path)
     figures = [found.recovery.r_full, found.recovery.headline, *(point.r for point in found.recovery.budgets)]
     assert {figure.state for figure in figures} == {"undefined"}
     assert "noise floor" in (found.recovery.r_full.reason or "")
@@ -199,8 +199,8 @@ def test_models_that_say_the_same_have_nothing_to_recover(prepared: Prepared, tm
 def test_the_interval_of_a_lift_is_not_narrowed_by_the_ends_of_the_scale() -> None:
     free, cut = Figure.of(0.96, 0.87, 1.05), Figure.of(0.96, 0.87, 1.0)
     control = Figure.of(0.5, 0.5, 0.5)
-    assert _difference(cut, control).low == pytest.approx(_difference(free, control).low)
-    lift = _difference(cut, Figure.of(0.5, 0.38, 0.62))
+    assert difference(cut, control).low == pytest.approx(difference(free, control).low)
+    lift = difference(cut, Figure.of(0.5, 0.38, 0.62))
     assert lift.value == pytest.approx(0.46) and lift.high == pytest.approx(0.46 + math.hypot(0.09, 0.12))
 
 

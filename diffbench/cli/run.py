@@ -66,7 +66,12 @@ STEPS = {"finished": "nothing, finished", "score": "score the fit", "run": "run 
 )
 @organism_seeds
 @click.option("--tier", default="laptop", show_default=True, help="Budget: smoke, laptop or workstation.")
-@click.option("--judge", default="offline", show_default=True, help="Who scores interpretability.")
+@click.option(
+    "--judge",
+    default="offline",
+    show_default=True,
+    help="Who scores interpretability: NAME, or NAME:MODEL; see `diffbench judge list`.",
+)
 @click.option("--layer", type=click.IntRange(0), help="Override the layer rule (a track of its own).")
 @click.option(
     "--harvest-dtype",
@@ -186,7 +191,11 @@ def _print_plan(plan: Projection, wanted_json: bool) -> None:
              "seed": step.cell.seed, "tier": step.cell.tier, "step": step.step, "seconds": round(step.seconds, 1)}
             for step in plan.cells
         ]  # fmt: skip
-        echo_json({"cells": cells, "models": plan.models, "pairs": plan.comparisons, "time": plan.time.model_dump()})
+        judging = None if plan.judging is None else plan.judging.model_dump()
+        echo_json(
+            {"cells": cells, "models": plan.models, "pairs": plan.comparisons, "time": plan.time.model_dump(),
+             "judging": judging}
+        )  # fmt: skip
         return
     rows = [
         (step.cell.organism, step.cell.reference, step.cell.row, step.cell.seed, STEPS[step.step],

@@ -1,0 +1,73 @@
+"""Conclusion: what a judge makes of all findings of a Diff together, and how far that is true. Needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from diffbench.finding_evidence import FindingEvidence, note_of
+from diffbench.panel import Panel
+from diffbench.question import Note, Stated, Summarise
+from diffbench.sheet import Sheet
+from diffbench.trial import Trial
+from diffbench.truth_match import TruthMatch, match_questions, truth_match
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """A judge's account of a Diff, and how it was scored.
+
+    Attributes:
+        trials: the question for the account, and where there is a truth and an account, its grade and choice.
+        match: the account against the truth.
+    """
+
+    trials: tuple[Trial, ...]
+    match: TruthMatch
+
+
+def notes_of(findings: Sequence[FindingEvidence], explanations: dict[int, str]) -> tuple[Note, ...]:
+    """What is known of each finding; one that was not explained has its tokens and effect alone."""
+    return tuple(note_of(finding.evidence, explanations.get(finding.rank, "")) for finding in findings)
+
+
+def conclude(
+    panel: Panel,
+    notes: tuple[Note, ...],
+    said: Literal["changed", "unchanged", "abstain"],
+    sheet: Sheet | None,
+    seed: int,
+) -> Conclusion:
+    """Ask a judge what changed, and hold what it says against what is true.
+
+    Args:
+        panel: the judge, who also grades.
+        notes: of the findings, the most important first.
+        said: the verdict of the method.
+        sheet: what is true of the pair; None: nobody knows.
+        seed: of the statements that are chosen among.
+    """
+    [account] = panel.ask([Summarise(notes=notes, said=said)])
+    trials = [Trial(test="summary", verdict=account)]
+    if sheet is None or not isinstance(account.answer, Stated):
+        return Conclusion(tuple(trials), truth_match(sheet, account, None, None, 0))
+    grade, choose, right = match_questions(account.answer.account, sheet, seed)
+    graded, chosen = panel.ask([grade, choose])
+    trials += [Trial(test="grade", verdict=graded), Trial(test="choice", right=(right,), verdict=chosen)]
+    return Conclusion(tuple(trials), truth_match(sheet, account, graded, chosen, right))
+
+
+def matched(trials: Sequence[Trial], sheet: Sheet | None) -> TruthMatch | None:
+    """The same from what was written down; None where no account was asked for."""
+    by = {trial.test: trial for trial in trials if trial.test in ("summary", "grade", "choice")}
+    if "summary" not in by:
+        return None
+    graded, chosen = by.get("grade"), by.get("choice")
+    return truth_match(
+        sheet,
+        by["summary"].verdict,
+        None if graded is None else graded.verdict,
+        None if chosen is None else chosen.verdict,
+        chosen.right[0] if chosen is not None and chosen.right else 0,
+    )

@@ -1,0 +1,182 @@
+"""Offline account: what the offline judge concludes from the notes on findings, by a vote over words.
+
+Words that are likelier in one of the models where a finding is most active are evidence of what changed; words that a
+finding promotes are a guess at it. A finding weighs as much as the share of the models' difference that it accounts
+for, and less the later it stands. Where the findings have no words in common, nothing particular was found: the account
+abstains, as it does where there is nothing to read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from diffbench.account import ANY, MOST_PARTS, MOST_PATTERNS, Account, Pattern, plain
+from diffbench.offline_grade import choose, grade
+from diffbench.question import Note, Stated, Summarise
+from diffbench.rule import AMONG, BEFORE, BIGRAM, LAST, TWO_BEFORE, Clause, Rule, Sentence, read_sentence
+
+MEASURED, GUESSED = 1.0, 0.25
+"""What a word is worth that is likelier in a model, and one that a finding promotes."""
+UNKNOWN_EFFECT, LEAST_EFFECT = 0.1, 0.02
+LATER = 0.25
+"""How much less every later place in a list is worth."""
+KEPT = 0.25
+"""Share of the votes of the first word of a list that the others need."""
+MOST_LISTED = 10
+COMMON = 0.3
+"""Share of all votes that the listed words must have, for the findings to have something in common."""
+MOST_WORD = 100
+
+__all__ = ["choose", "grade", "patterns_of", "summarise"]
+
+
+def summarise(question: Summarise) -> Stated:
+    """An account of all findings."""
+    notes = [_Read.of(note, rank) for rank, note in enumerate(question.notes)]
+    measured = [note for note in notes if note.up or note.down]
+    if not measured:
+        return Stated(account=_quiet(question, notes))
+    up, up_share = _voted((note.weight, note.up, note.guessed_up) for note in notes)
+    down, down_share = _voted((note.weight, note.down, note.guessed_down) for note in notes)
+    common = math.sqrt(up_share * down_share) if up and down else max(up_share, down_share)
+    if common < COMMON:
+        text = "The findings have no words in common: they do not tell whether anything was changed on purpose."
+        return Stated(account=Account(verdict="abstain", statement=text, confidence=0.5))
+    trigger = _trigger(measured)
+    return Stated(
+        account=Account(
+            verdict="changed",
+            statement=_statement(trigger, up, down),
+            trigger=trigger,
+            tokens_up=up,
+            tokens_down=down,
+            confidence=round(min(0.95, common), 2),
+        )
+    )
+
+
+def patterns_of(rule: Rule) -> tuple[Pattern, ...]:
+    """The clauses of a rule as patterns, in their order; what no pattern can say is left out."""
+    found = (_pattern(clause) for clause in rule)
+    return tuple(dict.fromkeys(pattern for pattern in found if pattern is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a note says.
+
+    Attributes:
+        weight: of the finding among all.
+        sentence: its explanation; one that is no sentence of this judge tells no rule.
+        up: words that are likelier in the tuned model where it is most active, likeliest first.
+        guessed_up: words that it promotes.
+    """
+
+    weight: float
+    sentence: Sentence
+    up: tuple[str, ...]
+    down: tuple[str, ...]
+    guessed_up: tuple[str, ...]
+    guessed_down: tuple[str, ...]
+
+    @classmethod
+    def of(cls, note: Note, rank: int) -> _Read:
+        """Read a note; ``rank`` counts from 0."""
+        try:
+            sentence = read_sentence(note.explanation)
+        except ValueError:
+            sentence = Sentence(())
+        effect = UNKNOWN_EFFECT if note.effect is None else min(1.0, max(note.effect, LEAST_EFFECT))
+        lists = (note.kl_up, note.kl_down, note.tokens_up, note.tokens_down)
+        return cls(effect / (1 + LATER * rank), sentence, *map(_plain, lists))
+
+
+def _plain(tokens: Iterable[str]) -> tuple[str, ...]:
+    words = (plain(token)[:MOST_WORD] for token in tokens)
+    return tuple(dict.fromkeys(word for word in words if word.isprintable() and word))
+
+
+def _quiet(question: Summarise, notes: Sequence[_Read]) -> Account:
+    """The account where no finding shows a difference of what the models say."""
+    if question.said == "unchanged":
+        text = "Nothing was changed: no finding shows a difference in what the models say."
+        return Account(verdict="unchanged", statement=text, confidence=0.8)
+    if any(note.sentence.rule for note in notes):
+        text = "Nothing was changed: where the findings are active the models say the same."
+        return Account(verdict="unchanged", statement=text, confidence=0.6)
+    text = "There is no evidence of what the models say."
+    return Account(verdict="abstain", statement=text, confidence=0.5)
+
+
+def _voted(notes: Iterable[tuple[float, Sequence[str], Sequence[str]]]) -> tuple[tuple[str, ...], float]:
+    """The words with the most votes, and the share of all votes of measured words that they have."""
+    votes: dict[str, float] = {}
+    backing: dict[str, float] = {}
+    for weight, measured, guessed in notes:
+        for worth, words, ballot in ((MEASURED, measured, votes), (GUESSED, guessed, backing)):
+            for place, word in enumerate(words):
+                ballot[word] = ballot.get(word, 0.0) + worth * weight / (1 + LATER * place)
+    # A guess backs what was measured somewhere, and is nothing by itself.
+    total = {word: votes[word] + backing.get(word, 0.0) for word in votes}
+    order = sorted(total, key=lambda word: (-total[word], word))
+    kept = tuple(word for word in order[:MOST_LISTED] if total[word] >= KEPT * total[order[0]])
+    everything = math.fsum(votes.values())
+    return kept, math.fsum(votes[word] for word in kept) / everything if everything else 0.0
+
+
+def _trigger(notes: Sequence[_Read]) -> tuple[Pattern, ...]:
+    """The clauses of all findings' rules, those of the weightiest and most precise ones first."""
+    worth: dict[Pattern, float] = {}
+    for note in notes:
+        precision = note.sentence.fit.precision if note.sentence.fit is not None else 1.0
+        for place, pattern in enumerate(patterns_of(note.sentence.rule)):
+            worth[pattern] = worth.get(pattern, 0.0) + note.weight * precision / (1 + LATER * place)
+    order = sorted(worth, key=lambda pattern: (-worth[pattern], pattern.ends_with, pattern.contains))
+    return tuple(order[:MOST_PATTERNS])
+
+
+def _pattern(clause: Clause) -> Pattern | None:
+    """A clause as a pattern; None: two of its conditions want different words at one place, or words are too long."""
+    behind: dict[int, str] = {}
+    within: list[str] = []
+    for kind, words in clause:
+        if any(not plain(word) or len(word) > MOST_WORD for word in words):
+            return None
+        if kind == AMONG:
+            within += words
+        places = {LAST: (0,), BEFORE: (1,), TWO_BEFORE: (2,), BIGRAM: (1, 0)}.get(kind, ())
+        for place, word in zip(places, words, strict=False):
+            if behind.setdefault(place, word) != word:
+                return None
+    ends = [behind.get(place, ANY) for place in range(max(behind, default=-1), -1, -1)]
+    if len(ends) > MOST_PARTS or len(within) > MOST_PARTS:
+        return None
+    return Pattern(ends_with=tuple(ends), contains=tuple(dict.fromkeys(within)))
+
+
+def _statement(trigger: Sequence[Pattern], up: Sequence[str], down: Sequence[str]) -> str:
+    """The account in English."""
+    said = [f"says {_listed(up)} more often"] if up else []
+    said += [f"says {_listed(down)} less often"] if down else []
+    where = "; or ".join(map(_where, trigger[:3]))
+    return (
+        f"{where[:1].upper()}{where[1:]} the tuned model " + " and ".join(said) + "."
+        if where
+        else ("The tuned model " + " and ".join(said) + ".")
+    )
+
+
+def _where(pattern: Pattern) -> str:
+    parts = []
+    if pattern.ends_with:
+        parts.append("after " + " ".join("any word" if word == ANY else f'"{word}"' for word in pattern.ends_with))
+    if pattern.contains:
+        parts.append(f"in texts with {_listed(pattern.contains)}")
+    return ", ".join(parts)
+
+
+def _listed(words: Sequence[str]) -> str:
+    *most, last = [f'"{word}"' for word in words]
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,264 @@
+"""Offline grade: how much of what is true an account says, and which statement it speaks of, without a language model.
+
+Words alone are compared, with their way where the account lists them. Nothing in an account is followed: what it says
+of its own worth consists of words that carry no content. Stretches that list words instead of saying something are not
+read, nor are those that repeat all words of the facts, everyday ones too, which no account does that is its own. A text
+that names much else beside the truth commits to nothing, whatever it names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from diffbench.account import ANY, Account
+from diffbench.question import Choose, Fact, Grade, Graded, Pick
+from diffbench.wording import FUNCTION, TALK, content, prose, stem, stems, token_stems, visible
+
+ENOUGH = 5
+"""Facts, and words of one fact, beyond which nobody is asked to name more."""
+TOLD, PLACED = 0.6, 0.5
+"""Share of what a fact changes, and of where it shows, that is as good as all of it."""
+SCALE = (0.15, 0.4, 0.65, 0.95)
+"""Worth of an account from which on it has grade 1, 2, 3, 4: the change is one half of it, the place the other."""
+TALK_WEIGHT, LITERAL_WEIGHT = 0.1, 3.0
+"""Of words for speaking of models, and of such as a fact mentions as words, beside those of other words."""
+COPIED, LEAST_COPIED = 0.85, 12
+"""Share and number of all words of the facts from which on a stretch of text repeats them."""
+PRECISION = ((0.25, 0), (0.4, 2))
+"""Best grade that is left where the share of an account's content words that are of the truth is below a bound."""
+NET = ((-0.5, 0), (0.0, 2))
+"""The same for the words that it lists: (right - wrong) / listed."""
+
+MOSTLY = 0.6
+"""Share of a statement's words that must be said where they are all for speaking of models."""
+
+_LITERAL = re.compile(r"\bwords? +([^\W\d_]+)(?: (?:and|or) ([^\W\d_]+))?|[\"“‘']([^\W\d_]+)[\"”’']")
+_UNIVERSAL = frozenset(map(stem, ("every", "everywhere", "whatever", "regardless")))
+
+
+def grade(question: Grade) -> Graded:
+    """Grade an account by the scale of `Grade`."""
+    account, facts = question.account, question.facts
+    if account.verdict == "abstain":
+        return Graded(grade=None)
+    if not facts:
+        lists = account.trigger or account.tokens_up or account.tokens_down
+        return Graded(grade=0 if account.verdict == "changed" else 3 if lists else 4)
+    if account.verdict == "unchanged":
+        return Graded(grade=0)
+    truths = [Known.of(fact) for fact in facts]
+    said = Said.of(account, _all_words(facts)).without_contradictions(truths)
+    best = sorted((_grade(said, truth) for truth in truths), reverse=True)[:ENOUGH]
+    return Graded(grade=min(_together(best), *_limits(said, truths)))
+
+
+def choose(question: Choose) -> Pick:
+    """The statement with which an account shares most distinctive words, for its length; None: none, or two alike."""
+    account = question.account
+    if account.verdict == "abstain":
+        return Pick(pick=None)
+    nothing = [index for index, text in enumerate(question.statements) if says_nothing(text)]
+    if account.verdict == "unchanged":
+        return Pick(pick=nothing[0] if nothing else None)
+    held = [frozenset() if index in nothing else content(text) for index, text in enumerate(question.statements)]
+    own = Said.of(account).everything
+    if not any((words & own) - TALK for words in held):
+        return Pick(pick=_only((len(words & own) / len(words) if words else 0.0 for words in held), MOSTLY))
+    n_with = Counter(chain.from_iterable(held))
+    rarity = {word: 0.0 if word in TALK else math.log((1 + len(held)) / n) for word, n in n_with.items()}
+    return Pick(pick=_only(_sum(rarity, words & own) / math.sqrt(_sum(rarity, words) or 1.0) for words in held))
+
+
+def _only(worth: Iterable[float], least: float = 1e-9) -> int | None:
+    """The index of the highest value, if it is one alone and not too low."""
+    values = list(worth)
+    most = max(values, default=0.0)
+    best = [index for index, value in enumerate(values) if value > most - 1e-9]
+    return best[0] if most >= least and len(best) == 1 else None
+
+
+def says_nothing(statement: str) -> bool:
+    """Whether a statement says that nothing was changed."""
+    return stems(statement)[:3] == stems("Nothing was changed")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an account says, in stems.
+
+    Attributes:
+        up: of the words that it lists as rising.
+        down: of those that it lists as falling.
+        places: of the words of its patterns.
+        text: of all words of its statement that are read.
+        literal: of those that it mentions as words.
+    """
+
+    up: frozenset[str]
+    down: frozenset[str]
+    places: frozenset[str]
+    text: frozenset[str]
+    literal: frozenset[str]
+
+    @classmethod
+    def of(cls, account: Account, facts: frozenset[str] = frozenset()) -> Said:
+        """Read an account; ``facts`` are all words of what is true, which nobody says at once."""
+        patterns = chain.from_iterable((*pattern.ends_with, *pattern.contains) for pattern in account.trigger)
+        read = [words for words in prose(account.statement) if not _copies(words, facts)]
+        text = frozenset(chain.from_iterable(read))
+        return cls(
+            up=frozenset(token_stems(account.tokens_up)),
+            down=frozenset(token_stems(account.tokens_down)),
+            places=frozenset(token_stems(word for word in patterns if word != ANY)),
+            text=text,
+            literal=_literal(account.statement) & text,
+        )
+
+    def without_contradictions(self, truths: Sequence[Known]) -> Said:
+        """The same without words that it lists both ways.
+
+        Where words are exchanged that can be right, and is read so if nothing else is said; beside a statement, which
+        must tell the exchange then, it may be no more than a list of everything.
+        """
+        both = self.up & self.down
+        if not self.text:
+            both -= frozenset().union(*(truth.up for truth in truths)) & frozenset().union(*(t.down for t in truths))
+        return replace(self, up=self.up - both, down=self.down - both)
+
+    @property
+    def asserted(self) -> frozenset[str]:
+        """The content of all that it says to change; numbers are none, since scores are numbers."""
+        words = self.text - FUNCTION - TALK
+        return frozenset(word for word in words if len(word) > 1 and not word[0].isdigit()) | self.up | self.down
+
+    @property
+    def everything(self) -> frozenset[str]:
+        """All its words that carry content."""
+        return (self.text - FUNCTION) | self.up | self.down | self.places
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One fact, in stems.
+
+    Attributes:
+        literal: words that it mentions as words, of which a trigger may consist.
+        places: weights of the words that say where it shows.
+        wording: weights of those that say what changes there.
+        all: words of any of these.
+    """
+
+    up: frozenset[str]
+    down: frozenset[str]
+    literal: frozenset[str]
+    places: Mapping[str, float]
+    wording: Mapping[str, float]
+    all: frozenset[str]
+
+    @classmethod
+    def of(cls, fact: Fact) -> Known:
+        """Read a fact. What follows a semicolon in a trigger qualifies it."""
+        where, what = fact.trigger.partition(";")[0], content(fact.statement)
+        literal = _literal(fact.statement) | _literal(where)
+        places = content(where)
+        up, down = frozenset(token_stems(fact.tokens_up)), frozenset(token_stems(fact.tokens_down))
+        return cls(
+            up=up,
+            down=down,
+            literal=literal,
+            places=_weights(places, literal | down),
+            wording=_weights(what - places or what, literal),
+            all=up | down | places | what,
+        )
+
+
+def _all_words(facts: Iterable[Fact]) -> frozenset[str]:
+    """Stems of all words of facts, everyday ones too."""
+    texts = ((fact.statement, fact.trigger, *fact.tokens_up, *fact.tokens_down) for fact in facts)
+    return frozenset(chain.from_iterable(map(stems, chain.from_iterable(texts))))
+
+
+def _copies(words: Sequence[str], facts: frozenset[str]) -> bool:
+    return len(facts) >= LEAST_COPIED and len(facts.intersection(words)) >= COPIED * len(facts)
+
+
+def _literal(text: str) -> frozenset[str]:
+    """Stems of the words that a text mentions as words."""
+    found = chain.from_iterable(match.groups() for match in _LITERAL.finditer(visible(text).casefold()))
+    return frozenset(stem(word) for word in found if word) - FUNCTION - TALK
+
+
+def _weights(words: Iterable[str], important: frozenset[str]) -> dict[str, float]:
+    return {word: LITERAL_WEIGHT if word in important else TALK_WEIGHT if word in TALK else 1.0 for word in words}
+
+
+def _sum(weights: Mapping[str, float], words: Iterable[str]) -> float:
+    return math.fsum(weights[word] for word in words)
+
+
+def _share(weights: Mapping[str, float], said: frozenset[str]) -> float:
+    """Weight of the words that are said, over that of all; words for speaking of models do not count by themselves."""
+    hit = weights.keys() & said
+    if not weights or (hit <= TALK and not weights.keys() <= TALK):
+        return 0.0
+    return _sum(weights, hit) / _sum(weights, weights)
+
+
+def _grade(said: Said, truth: Known) -> int:
+    """The grade of an account for one fact."""
+    change = min(1.0, _change(said, truth) / TOLD)
+    # Where nothing tells the place but words for speaking of texts, whoever tells the change has told enough.
+    place = change if truth.places.keys() <= TALK else min(1.0, _place(said, truth) / PLACED)
+    return sum((change + place) / 2 >= bound for bound in SCALE)
+
+
+def _change(said: Said, truth: Known) -> float:
+    """How much of what a fact changes an account tells, 0..1: by its lists, by naming the words, or by its wording."""
+    right, listed = (truth.up, said.up) if truth.up else (truth.down, said.down)
+    words = right - FUNCTION
+    named = len(said.text & words) / min(len(words), ENOUGH) if words else 0.0
+    told = max(min(1.0, named), _share(truth.wording, said.text))
+    if not (said.up or said.down):
+        return told
+    found = len(listed & right) / min(len(right), ENOUGH) if right else 0.0
+    # Who lists words and none of a fact's may speak of it, but has said that something else changes.
+    return max(min(1.0, found), told if found > 0 else told / 2)
+
+
+def _place(said: Said, truth: Known) -> float:
+    """How much of where a fact shows an account tells, 0..1."""
+    words = said.text | said.places
+    share = _share(truth.places, words)
+    everywhere = said.text & _UNIVERSAL and not truth.all & _UNIVERSAL
+    return share / 2 if everywhere or (truth.literal and not truth.literal & words) else share
+
+
+def _together(grades: Sequence[int]) -> int:
+    """The grade for several facts from those for each: 4 tells all of them, 3 half, 2 any."""
+    if min(grades) == max(grades):
+        return grades[0]
+    told = sum(grade >= 3 for grade in grades) / len(grades)
+    mean = math.floor(sum(grades) / len(grades) + 0.5)
+    return min(3, max(mean, 3 if told >= 0.5 else 2 if told else 0))
+
+
+def _limits(said: Said, truths: Sequence[Known]) -> tuple[int, ...]:
+    """The best grades that are left to an account by what it says beside the truth."""
+    known = frozenset(chain.from_iterable(truth.all for truth in truths))
+    up = frozenset(chain.from_iterable(truth.up for truth in truths))
+    down = frozenset(chain.from_iterable(truth.down for truth in truths))
+    asserted = said.asserted
+    precision = len(asserted & known) / len(asserted) if asserted else 1.0
+    listed = len(said.up) + len(said.down)
+    net = (2 * (len(said.up & up) + len(said.down & down)) - listed) / listed if listed else 1.0
+    literal = len(said.literal & known) - len(said.literal - known)
+    return _limit(precision, PRECISION), _limit(net, NET), 4 if not said.literal - known else 3 if literal > 0 else 2
+
+
+def _limit(value: float, bounds: Iterable[tuple[float, int]]) -> int:
+    return next((most for bound, most in bounds if value < bound), 4)
