@@ -54,6 +54,7 @@ BUILD_CODE = (
     "diffbench.own_data",
     "diffbench.own_pair",
     "diffbench.precision",
+    "diffbench.plain_yaml",
     "diffbench.recipe",
     "diffbench.residual",
     "diffbench.sampled",

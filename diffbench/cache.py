@@ -245,14 +245,15 @@ def code_version(*modules: str) -> str:
 def plugin_version(cls: type[Any]) -> str:
     """SHA-256 over the source that a plugin class may use: its whole distribution's package, helpers included.
 
-    Of a class in the engine itself it is the class's module; stages name the engine code that they use. Of a bundled
+    Of a class in the engine itself it is the class's module and those that it names in ``code``; stages name the engine
+    code that they use. Of a bundled
     one it is what its module reaches by import statements, the only way in which bundled modules find each other, so
     that a change in one family does not make the others' results unfindable.
     """
     top = cls.__module__.partition(".")[0]
     if top in BUNDLED:
         return code_version(*reached(cls.__module__))
-    return code_version(cls.__module__ if top == "diffbench" else top)
+    return code_version(cls.__module__, *getattr(cls, "code", ())) if top == "diffbench" else code_version(top)
 
 
 @lru_cache(maxsize=256)

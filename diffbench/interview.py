@@ -13,31 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from diffbench.architecture import ends_of
 from diffbench.continuation import continued
 from diffbench.errors import CheckpointError
+from diffbench.game import Manner
 from diffbench.line import one_line
 from diffbench.question import Exchange
 from diffbench.residual import Model, last_logits, load_pair, load_tokenizer, vocabulary
 from diffbench.seeds import derive
-from diffbench.truth import Schema
 
 MOST_CHARACTERS = 2000
 """Of a prompt, as `diffbench.question.Ask` has it."""
 DIGITS = 4
 """Of a probability that an agent is told."""
 MOST_NAMED, NAME_LENGTH = 8, 30
-
-
-class Manner(Schema):
-    """How the two models are asked."""
-
-    new_tokens: int = Field(16, ge=1, description="most tokens of a text")
-    samples: int = Field(4, ge=0, description="texts drawn at temperature 1, beside the likeliest one")
-    likeliest: int = Field(8, ge=1, description="next tokens told of: the likeliest of either model, told of both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +56,7 @@ class Interview:
             reference: folder of the first.
             tuned: folder of the second, whose tokenizer is used.
             base: the base of adapters; None: the one that each names.
-            manner: None: the usual one.
+            manner: how they are asked; None: the usual way.
 
         Raises:
             CheckpointError: if a folder holds no model or tokenizer.

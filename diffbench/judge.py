@@ -49,6 +49,7 @@ class Judge(ABC):
         takes_model: whether it can be named as ``NAME:MODEL``, and must be.
         paid: whether answers cost time or money enough to be kept in the cache.
         parallel: questions that may be asked at once, from as many threads.
+        code: engine modules, besides its own, that answers follow from; of judges of the engine alone.
         contexts: that it is tested on for each finding in detection and in fuzzing, at most 100.
     """
 
@@ -58,6 +59,7 @@ class Judge(ABC):
     model: ClassVar[str] = ""
     takes_model: ClassVar[bool] = False
     paid: ClassVar[bool] = False
+    code: ClassVar[tuple[str, ...]] = ()
     parallel: int = 1
     contexts: ClassVar[int] = 100
 

@@ -1,9 +1,9 @@
 """Offline account: what the offline judge concludes from the notes on findings, by a vote over words.
 
 Words that are likelier in one of the models where a finding is most active are evidence of what changed; words that a
-finding promotes are a guess at it. A finding weighs as much as the share of the models' difference that it accounts
-for, and less the later it stands. Where the findings have no words in common, nothing particular was found: the account
-abstains, as it does where there is nothing to read.
+finding promotes are a guess at it. A finding weighs the more the larger the share of the models' difference is that it
+accounts for, and less the later it stands. Where the findings have no words in common, nothing particular was found:
+the account abstains, as it does where there is nothing to read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from diffbench.offline_grade import choose, grade
 from diffbench.question import Note, Stated, Summarise
 from diffbench.rule import AMONG, BEFORE, BIGRAM, LAST, TWO_BEFORE, Clause, Rule, Sentence, read_sentence
 
-MEASURED, GUESSED = 1.0, 0.25
-"""What a word is worth that is likelier in a model, and one that a finding promotes."""
+REPEATED = 0.25
+"""What a vote for a word is worth beside the best one for it."""
 UNKNOWN_EFFECT, LEAST_EFFECT = 0.1, 0.02
 LATER = 0.25
 """How much less every later place in a list is worth."""
@@ -27,6 +27,8 @@ KEPT = 0.25
 MOST_LISTED = 10
 COMMON = 0.3
 """Share of all votes that the listed words must have, for the findings to have something in common."""
+LEAST_WORTH = 0.1
+"""The same share for patterns."""
 MOST_WORD = 100
 
 __all__ = ["choose", "grade", "patterns_of", "summarise"]
@@ -90,7 +92,7 @@ class _Read:
             sentence = Sentence(())
         effect = UNKNOWN_EFFECT if note.effect is None else min(1.0, max(note.effect, LEAST_EFFECT))
         lists = (note.kl_up, note.kl_down, note.tokens_up, note.tokens_down)
-        return cls(effect / (1 + LATER * rank), sentence, *map(_plain, lists))
+        return cls(math.sqrt(effect) / (1 + LATER * rank), sentence, *map(_plain, lists))
 
 
 def _plain(tokens: Iterable[str]) -> tuple[str, ...]:
@@ -111,17 +113,25 @@ def _quiet(question: Summarise, notes: Sequence[_Read]) -> Account:
 
 
 def _voted(notes: Iterable[tuple[float, Sequence[str], Sequence[str]]]) -> tuple[tuple[str, ...], float]:
-    """The words with the most votes, and the share of all votes of measured words that they have."""
-    votes: dict[str, float] = {}
-    backing: dict[str, float] = {}
+    """The words with the most votes, and the share of all votes that they have.
+
+    A finding divides its vote among the words that it measures: the more there are, the less each of them tells. Its
+    best finding counts whole for a word, all others in part, so that a word that many findings repeat does not drown
+    those that one finding each is about. A guess backs a word that was measured somewhere, and is nothing by itself.
+    """
+    best: dict[str, float] = {}
+    total: dict[str, float] = {}
+    guesses: dict[str, float] = {}
     for weight, measured, guessed in notes:
-        for worth, words, ballot in ((MEASURED, measured, votes), (GUESSED, guessed, backing)):
-            for place, word in enumerate(words):
-                ballot[word] = ballot.get(word, 0.0) + worth * weight / (1 + LATER * place)
-    # A guess backs what was measured somewhere, and is nothing by itself.
-    total = {word: votes[word] + backing.get(word, 0.0) for word in votes}
-    order = sorted(total, key=lambda word: (-total[word], word))
-    kept = tuple(word for word in order[:MOST_LISTED] if total[word] >= KEPT * total[order[0]])
+        for word in measured:
+            vote = weight / len(measured)
+            best[word] = max(best.get(word, 0.0), vote)
+            total[word] = total.get(word, 0.0) + vote
+        for place, word in enumerate(guessed):
+            guesses[word] = guesses.get(word, 0.0) + weight / (1 + LATER * place) / len(guessed)
+    votes = {word: best[word] + REPEATED * (total[word] - best[word] + guesses.get(word, 0.0)) for word in best}
+    order = sorted(votes, key=lambda word: (-votes[word], word))
+    kept = tuple(word for word in order[:MOST_LISTED] if votes[word] >= KEPT * votes[order[0]])
     everything = math.fsum(votes.values())
     return kept, math.fsum(votes[word] for word in kept) / everything if everything else 0.0
 
@@ -132,9 +142,9 @@ def _trigger(notes: Sequence[_Read]) -> tuple[Pattern, ...]:
     for note in notes:
         precision = note.sentence.fit.precision if note.sentence.fit is not None else 1.0
         for place, pattern in enumerate(patterns_of(note.sentence.rule)):
-            worth[pattern] = worth.get(pattern, 0.0) + note.weight * precision / (1 + LATER * place)
+            worth[pattern] = worth.get(pattern, 0.0) + note.weight * precision / (1 + place)
     order = sorted(worth, key=lambda pattern: (-worth[pattern], pattern.ends_with, pattern.contains))
-    return tuple(order[:MOST_PATTERNS])
+    return tuple(pattern for pattern in order[:MOST_PATTERNS] if worth[pattern] >= LEAST_WORTH * worth[order[0]])
 
 
 def _pattern(clause: Clause) -> Pattern | None:

@@ -104,7 +104,7 @@ class Interest:
         return cls(frozenset(moving), frozenset(last), known)
 
     def best(self, found: Sequence[Place], asked: Iterable[str], n: int) -> list[str]:
-        """The contexts of the greatest worth, which falls with each that is alike; at most ``n``, none worth nothing."""
+        """The contexts of the greatest worth, which falls with each that is alike; at most ``n``."""
         seen, chosen = set(asked), list[str]()
         known = self.known.copy()
         open_ones = [place for place in found if place.context not in seen and place.words]
@@ -154,9 +154,9 @@ def _confirmed(measured: Sequence[Sighting]) -> frozenset[str]:
     strong = [one for one in measured if one.size >= STRONG]
     found = set()
     for word in {word for one in strong for word in (one.rose, one.fell)}:
-        said = [each for each in (one.of(word) for one in measured) if each and max(each.first, each.second) >= SAID]
-        moved = sum(abs(each.rise) >= STRONG / 2 for each in said)
-        if moved >= REPEATED and moved >= COMES_BACK * len(said):
+        shown = [(one, each) for one in measured if (each := one.of(word)) and max(each.first, each.second) >= SAID]
+        moved = sum(one.size >= STRONG and abs(each.rise) >= STRONG / 2 for one, each in shown)
+        if moved >= REPEATED and moved >= COMES_BACK * len(shown):
             found.add(word)
     return frozenset(found)
 

@@ -31,9 +31,11 @@ COPIED, LEAST_COPIED = 0.85, 12
 """Share and number of all words of the facts from which on a stretch of text repeats them."""
 PRECISION = ((0.25, 0), (0.4, 2))
 """Best grade that is left where the share of an account's content words that are of the truth is below a bound."""
-NET = ((-0.5, 0), (0.0, 2))
+NET = ((-0.49, 0), (0.01, 1))
 """The same for the words that it lists: (right - wrong) / listed."""
 
+MOST_EXCHANGED = 4
+"""Words that an account may list both ways without a word on it."""
 MOSTLY = 0.6
 """Share of a statement's words that must be said where they are all for speaking of models."""
 
@@ -52,7 +54,7 @@ def grade(question: Grade) -> Graded:
     if account.verdict == "unchanged":
         return Graded(grade=0)
     truths = [Known.of(fact) for fact in facts]
-    said = Said.of(account, _all_words(facts)).without_contradictions(truths)
+    said = Said.of(account, _all_words(facts))
     best = sorted((_grade(said, truth) for truth in truths), reverse=True)[:ENOUGH]
     return Graded(grade=min(_together(best), *_limits(said, truths)))
 
@@ -119,22 +121,22 @@ class Said:
             literal=_literal(account.statement) & text,
         )
 
-    def without_contradictions(self, truths: Sequence[Known]) -> Said:
+    def without_contradictions(self) -> Said:
         """The same without words that it lists both ways.
 
-        Where words are exchanged that can be right, and is read so if nothing else is said; beside a statement, which
-        must tell the exchange then, it may be no more than a list of everything.
+        Where words are exchanged that can be right, and a few are read so if nothing else is said; beside a statement,
+        which must tell the exchange then, they may be no more than a list of everything.
         """
         both = self.up & self.down
-        if not self.text:
-            both -= frozenset().union(*(truth.up for truth in truths)) & frozenset().union(*(t.down for t in truths))
+        if not self.text and len(both) <= MOST_EXCHANGED:
+            return self
         return replace(self, up=self.up - both, down=self.down - both)
 
     @property
     def asserted(self) -> frozenset[str]:
-        """The content of all that it says to change; numbers are none, since scores are numbers."""
+        """The content of its statement, or where it has none, of its lists; numbers are none, since scores are."""
         words = self.text - FUNCTION - TALK
-        return frozenset(word for word in words if len(word) > 1 and not word[0].isdigit()) | self.up | self.down
+        return frozenset(word for word in words if len(word) > 1 and not word[0].isdigit()) or self.up | self.down
 
     @property
     def everything(self) -> frozenset[str]:
@@ -219,15 +221,17 @@ def _grade(said: Said, truth: Known) -> int:
 
 def _change(said: Said, truth: Known) -> float:
     """How much of what a fact changes an account tells, 0..1: by its lists, by naming the words, or by its wording."""
-    right, listed = (truth.up, said.up) if truth.up else (truth.down, said.down)
-    words = right - FUNCTION
-    named = len(said.text & words) / min(len(words), ENOUGH) if words else 0.0
+    clear = said.without_contradictions()
+    right, listed, named_so = (truth.up, clear.up, said.up) if truth.up else (truth.down, clear.down, said.down)
+    hits = len(said.text & right - FUNCTION)
+    # One of several words may stand there by chance.
+    named = hits / min(len(right), ENOUGH) if hits > 1 or hits == len(right) else 0.0
     told = max(min(1.0, named), _share(truth.wording, said.text))
     if not (said.up or said.down):
         return told
     found = len(listed & right) / min(len(right), ENOUGH) if right else 0.0
     # Who lists words and none of a fact's may speak of it, but has said that something else changes.
-    return max(min(1.0, found), told if found > 0 else told / 2)
+    return max(min(1.0, found), told if named_so & right else told / 2)
 
 
 def _place(said: Said, truth: Known) -> float:
@@ -250,14 +254,25 @@ def _together(grades: Sequence[int]) -> int:
 def _limits(said: Said, truths: Sequence[Known]) -> tuple[int, ...]:
     """The best grades that are left to an account by what it says beside the truth."""
     known = frozenset(chain.from_iterable(truth.all for truth in truths))
-    up = frozenset(chain.from_iterable(truth.up for truth in truths))
-    down = frozenset(chain.from_iterable(truth.down for truth in truths))
     asserted = said.asserted
     precision = len(asserted & known) / len(asserted) if asserted else 1.0
-    listed = len(said.up) + len(said.down)
-    net = (2 * (len(said.up & up) + len(said.down & down)) - listed) / listed if listed else 1.0
     literal = len(said.literal & known) - len(said.literal - known)
-    return _limit(precision, PRECISION), _limit(net, NET), 4 if not said.literal - known else 3 if literal > 0 else 2
+    return (
+        _limit(precision, PRECISION),
+        _limit(_net(said, truths), NET),
+        4 if not said.literal - known else 3 if literal > 0 else 2,
+    )
+
+
+def _net(said: Said, truths: Sequence[Known]) -> float:
+    """(right - wrong) / listed of an account's lists. Words in both of them are right where they are exchanged."""
+    up = frozenset(chain.from_iterable(truth.up for truth in truths))
+    down = frozenset(chain.from_iterable(truth.down for truth in truths))
+    single = (said.up - said.down) & up, (said.down - said.up) & down
+    exchanged = said.up & said.down & up & down
+    right = sum(map(len, single)) + 2 * len(exchanged)
+    listed = len(said.up) + len(said.down)
+    return (2 * right - listed) / listed if listed else 1.0
 
 
 def _limit(value: float, bounds: Iterable[tuple[float, int]]) -> int:

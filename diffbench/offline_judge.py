@@ -61,6 +61,14 @@ class OfflineJudge(Judge):
     name: ClassVar[str] = "offline"
     version: ClassVar[int] = 2
     summary: ClassVar[str] = "short rules over words; deterministic, no language model"
+    code: ClassVar[tuple[str, ...]] = (
+        "diffbench.offline_account",
+        "diffbench.offline_agent",
+        "diffbench.offline_grade",
+        "diffbench.rule",
+        "diffbench.sighting",
+        "diffbench.wording",
+    )
 
     def answer(self, question: Question) -> Reply:
         """Answer any question; an explanation that is no sentence of this judge is malformed."""

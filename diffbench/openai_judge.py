@@ -72,6 +72,17 @@ class OpenAIJudge(Judge):
     summary: ClassVar[str] = "a language model behind any OpenAI-compatible server, named openai:MODEL"
     takes_model: ClassVar[bool] = True
     paid: ClassVar[bool] = True
+    contexts: ClassVar[int] = 20
+    code: ClassVar[tuple[str, ...]] = (
+        "diffbench.answer_form",
+        "diffbench.chat_server",
+        "diffbench.dialect",
+        "diffbench.exhibit",
+        "diffbench.fence",
+        "diffbench.judge_settings",
+        "diffbench.prompts",
+        "diffbench.secret",
+    )
 
     def __init__(self) -> None:
         """Read the settings; the server is looked for when the first question is asked.

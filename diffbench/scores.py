@@ -14,9 +14,11 @@ from pydantic import Field
 from diffbench.figure import Figure
 from diffbench.spending import FREE, Usage
 from diffbench.truth import Schema
-from diffbench.truth_match import TruthMatch
 
 Verdict = Literal["changed", "unchanged", "abstain"]
+
+MOST_STATED = 1000
+"""Characters of a judge's statement that a record keeps."""
 
 
 class BudgetPoint(Schema):
@@ -253,6 +255,44 @@ class Judged(Schema):
     over_shuffled: Figure = Field(description="score - shuffled, paired by finding")
     over_random: Figure = Field(description="score - random")
     over_untrained: Figure = Field(description="score - untrained")
+
+
+class TruthMatch(Schema):
+    """Agreement of one account with the truth: by a program alone, and by a judge.
+
+    Whoever abstains gets 0 where something was changed and one half where nothing was; a wrong account never gets more.
+    """
+
+    auroc: Figure = Field(
+        description="of the account's patterns, affected against near-miss contexts; .5 tells nothing apart"
+    )
+    auroc_unrelated: Figure = Field(description="the same against near-miss and unrelated contexts")
+    precision: Figure = Field(description="share of the words it lists, each with its way, that moved so")
+    recall: Figure = Field(
+        description="share of the words that moved which it lists with their way; of each way no more are asked for "
+        "than an account can list"
+    )
+    f1: Figure = Field(description="2 hits / (listed + moved)")
+    net: Figure = Field(description="(hits - wrong) / max(listed, moved), -1..1")
+    structured: Figure = Field(
+        description="h(2 auroc - 1) + h(net), at least -1, with h(x) = x/2, and x where it is negative; abstaining: 0. "
+        "Where nothing was changed: 1 for saying so, .5 for abstaining, 0 for any change"
+    )
+    grade: Figure = Field(description="a judge's grade over 4; abstaining: 0, where nothing was changed .5")
+    choice: Figure = Field(
+        description="1 if the statement that a judge takes it to speak of is the right one, else 0; chance if it "
+        "abstains or the judge cannot tell"
+    )
+    chance: Figure = Field(description="one over the number of statements")
+    brier: Figure = Field(
+        description="(confidence - right)^2, where right is the choice, and the verdict where nothing was changed; "
+        "lower is better, .25 knows nothing"
+    )
+    verdict: Literal["changed", "unchanged", "abstain"] | None = Field(
+        None, description="the account's; null: there is no account"
+    )
+    confidence: float | None = Field(None, ge=0, le=1, description="the account's, in itself")
+    statement: str = Field("", max_length=MOST_STATED, description="the account in words, cut to one line")
 
 
 class Interpretability(Schema):

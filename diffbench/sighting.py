@@ -1,5 +1,6 @@
-"""Sighting: what exchanges with two models show of them, read by counting words: where they were seen to differ, by how
-much, and the contexts that they wrote themselves. Knows nothing of models.
+"""Sighting: what exchanges with two models show of them, read by counting words.
+
+Where they were seen to differ, by how much, and the contexts that they wrote themselves. Knows nothing of models.
 """
 
 from __future__ import annotations

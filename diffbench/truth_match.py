@@ -18,9 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, TypeVar
-
-from pydantic import Field
+from typing import TypeVar
 
 from diffbench.account import MOST_WORDS, Account, plain, words_of
 from diffbench.choices import choices, n_choices
@@ -28,11 +26,10 @@ from diffbench.figure import Figure
 from diffbench.line import one_line
 from diffbench.panel import Verdict
 from diffbench.question import Choose, Grade, Graded, Pick, Stated
+from diffbench.scores import MOST_STATED, TruthMatch
 from diffbench.sheet import Moved, Place, Sheet
 from diffbench.truth import LEAST_PROBES, Schema
 
-MOST_STATED = 1000
-"""Characters of a statement that a record keeps."""
 HIGHEST = 4
 """Of the scale of `diffbench.question.Grade`."""
 UNKNOWN = Figure.not_applicable("nobody knows what was changed")
@@ -40,45 +37,9 @@ NULL = Figure.not_applicable("nothing was changed on purpose")
 ABSTAINS = Figure.not_applicable("the account abstains")
 SAYS_NOTHING = Figure.not_applicable("the account says that nothing was changed")
 
+__all__ = ["TruthMatch", "auroc", "match_questions", "no_truth_match", "tells", "truth_match"]
+
 Answer = TypeVar("Answer", bound=Schema)
-
-
-class TruthMatch(Schema):
-    """Agreement of one account with the truth: by a program alone, and by a judge.
-
-    Whoever abstains gets 0 where something was changed and one half where nothing was; a wrong account never gets more.
-    """
-
-    auroc: Figure = Field(
-        description="of the account's patterns, affected against near-miss contexts; .5 tells nothing apart"
-    )
-    auroc_unrelated: Figure = Field(description="the same against near-miss and unrelated contexts")
-    precision: Figure = Field(description="share of the words it lists, each with its way, that moved so")
-    recall: Figure = Field(
-        description="share of the words that moved which it lists with their way; of each way no more are asked for "
-        "than an account can list"
-    )
-    f1: Figure = Field(description="2 hits / (listed + moved)")
-    net: Figure = Field(description="(hits - wrong) / max(listed, moved), -1..1")
-    structured: Figure = Field(
-        description="h(2 auroc - 1) + h(net), at least -1, with h(x) = x/2, and x where it is negative; abstaining: 0. "
-        "Where nothing was changed: 1 for saying so, .5 for abstaining, 0 for any change"
-    )
-    grade: Figure = Field(description="a judge's grade over 4; abstaining: 0, where nothing was changed .5")
-    choice: Figure = Field(
-        description="1 if the statement that a judge takes it to speak of is the right one, else 0; chance if it "
-        "abstains or the judge cannot tell"
-    )
-    chance: Figure = Field(description="one over the number of statements")
-    brier: Figure = Field(
-        description="(confidence - right)^2, where right is the choice, and the verdict where nothing was changed; "
-        "lower is better, .25 knows nothing"
-    )
-    verdict: Literal["changed", "unchanged", "abstain"] | None = Field(
-        None, description="the account's; null: there is no account"
-    )
-    confidence: float | None = Field(None, ge=0, le=1, description="the account's, in itself")
-    statement: str = Field("", max_length=MOST_STATED, description="the account in words, cut to one line")
 
 
 def no_truth_match(why: Figure) -> TruthMatch:

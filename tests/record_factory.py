@@ -83,9 +83,10 @@ def scores(lift: float = 0.2, **changes: Any) -> Scores:
     top: dict[str, Any] = {"change_score": figure(0.04), "verdict": "changed", "n_findings": 10}
     renamed = {"disentangling_score": ("disentangling", "score")}
     for name, value in changes.items():
-        if name == "detection_lift":
-            detection = parts["interpretability"]["detection"]
-            parts["interpretability"]["detection"] = detection.model_copy(update={"over_random": value})
+        if name in ("detection", "detection_lift"):
+            part = {"score" if name == "detection" else "over_random": value}
+            told = parts["interpretability"]["detection"]
+            parts["interpretability"]["detection"] = told.model_copy(update=part)
             continue
         if name in renamed:
             block, field = renamed[name]
@@ -305,6 +306,7 @@ def record(
         **(timings or {}),
     }
     hashes: dict[str, Any] = {name: digest(name) for name in Hashes.model_fields}
+    hashes["judged"] = {name: digest(name) for name in ("evidence.parquet", "verdicts.jsonl")}
     hashes["diff"] = {name: digest(name) for name in ("diff.json", "tensors.safetensors")}
     return Record(
         key=key or digest([asked, status]),

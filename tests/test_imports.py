@@ -20,18 +20,22 @@ LAYERS = (
     "line atomic canonical text truth interval proportion holdout hookspecs seeds templates workseal secret "
     "plain_yaml disguise",
     "account spending judge_settings",
-    "question fence",
+    "question fence wording",
+    "rival offline_grade sighting",
+    "sheet",
     "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary figure units rule "
     "answer_form exhibit",
-    "recipe worktask ordinary panel agreement duration separation trivial standing tally finding_evidence "
+    "recipe worktask ordinary panel choices agreement duration separation trivial standing tally finding_evidence "
     "dialect prompts",
     "offline_account chat_server",
     "offline_agent",
     "offline_judge openai_judge quote",
     "trial",
     "scores",
+    "truth_match",
     "record organism mixing method worker workserver scaffold table latent_table evidence_file judging",
     "conclusion",
+    "prospect",
     "kappa repeat gold answers",
     "bias attack survey",
     "calibration attack_trial attack_report",
@@ -99,7 +103,7 @@ LIGHT = (
     "figure scores tally study study_plan reproduction reproduction_page cli.reproduce "
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
     "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
-    "agreement duration ending trial finding_evidence judging conclusion replay stored_cell stored_pair projection rescore seed_group seed_run "
+    "agreement duration ending trial finding_evidence judging conclusion prospect replay wording rival sheet choices truth_match offline_grade offline_account offline_agent stored_cell stored_pair projection rescore seed_group seed_run "
     "cli.rescore cli.consistency "
     "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run cli.latents "
     "cli.leaderboard formats cli.dictionaries cli.planted cli.judge "

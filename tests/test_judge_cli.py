@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from judge_server import KEY, serving
 from scripted_judges import Always, Gullible, Paid, Perfect, Scripted
 
 from diffbench.attack_report import AttackReport
@@ -180,6 +181,37 @@ def test_a_result_that_cannot_be_written_is_one_line(seat: Callable[[Judge], Non
     seat(Always(0))
     result = ask("calibrate", "--gold", small, "--out", "/proc/none/report.json")
     assert result.exit_code == 2 and "Traceback" not in result.output and "error" in result.stderr
+
+
+def test_a_language_model_behind_a_server_is_measured_and_nothing_is_paid_twice(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "DIFFBENCH_CACHE": str(tmp_path / "cache"),
+        "DIFFBENCH_JUDGE_PRICE": "1000,2000",
+        "DIFFBENCH_JUDGE_BACKOFF": "0.01",
+        "OPENAI_API_KEY": KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = ("calibrate", "--judge", "openai:m", "--gold", small, "--repeats", "3", "--json")
+    with serving() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+        server.plan(script=("429", "ok", "500", "schema"))
+        told = json.loads(ask(*arguments, "--dry-run").stdout)
+        assert told["questions"] == told["usage"]["calls"] == 6 and server.requests == []
+        result = ask(*arguments)
+        found = Calibration.model_validate_json(result.stdout)
+        assert result.exit_code == 0 and found.answers.ok == 6 and found.overall.raw.value == 1
+        assert found.usage.calls == len(server.requests) == 9 and found.usage.cost is not None
+        assert 0 < found.usage.cost <= told["usage"]["cost"] * 2 and "9 calls, " in result.stderr
+        assert ask(*arguments).stdout == result.stdout and len(server.requests) == 9
+        assert json.loads(ask(*arguments, "--dry-run").stdout)["usage"]["calls"] == 0
+        attacked = ask("attack", "--judge", "openai:m", "--gold", small, "--bases", "1", "--json")
+        report = AttackReport.model_validate_json(attacked.stdout)
+        assert attacked.exit_code == 0 and report.flips == 0 and report.answers.unanswered == 0
+        assert KEY not in attacked.output + result.output + result.stderr
 
 
 def test_the_offline_judge_keeps_the_limits() -> None:

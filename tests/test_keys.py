@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import pytest
-from test_imports import ROOT, engine_target, imports
+from test_imports import ROOT, UPWARD, engine_target, imports
 
-from diffbench import build, comparison, grid, seed_group
+from diffbench import build, cache, comparison, grid, seed_group
+from diffbench.judge import Judge
+from diffbench.offline_judge import OfflineJudge
+from diffbench.openai_judge import OpenAIJudge
 
 DECIDES_NOTHING = set(
     # What people read, how files are written and found, and how processes are run.
     "errors line atomic canonical cache hookspecs plugins contract worker worktask workwire workserver workseal "
     "sandbox catalogue "
     # Contracts: plugins are hashed by `plugin_version`, and what they are asked for is in the key itself.
-    "base judge offline_judge method".split()
+    "base judge method "
+    # The forms in which judges are asked and answer; scores, which read more in them, have them in their key.
+    "account question spending".split()
 )
 
 
 def reached(*roots: str) -> set[str]:
-    """Engine modules that are imported on the way from some, at the top or inside functions."""
+    """Engine modules that are imported on the way from some, at the top or inside functions.
+
+    Where the engine names its own plugins the way ends: what a judge follows from is in the key of the judge.
+    """
     found: set[str] = set()
     pending = list(roots)
     while pending:
@@ -26,7 +34,8 @@ def reached(*roots: str) -> set[str]:
             found.add(module)
             folder = ROOT / "diffbench" / module
             for path in sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]:
-                pending += [target for each in imports(path) if (target := engine_target(each)) is not None]
+                targets = {engine_target(each) for each in imports(path)} - {None}
+                pending += [target for target in targets if target is not None and (module, target) not in UPWARD]
     return found
 
 
@@ -46,3 +55,16 @@ def test_all_code_that_numbers_follow_from_is_in_the_key(key: tuple[str, ...], r
     needed = {f"diffbench.{module}" for module in reached(*roots) - DECIDES_NOTHING}
     assert needed <= set(key), f"add {sorted(needed - set(key))} to the key, or say in this test why not"
     assert len(key) == len(set(key))
+
+
+def test_the_key_of_scores_has_the_forms_of_questions_and_accounts() -> None:
+    assert {"diffbench.account", "diffbench.question", "diffbench.spending"} <= set(comparison.SCORE_CODE)
+
+
+@pytest.mark.parametrize("judge", [OfflineJudge, OpenAIJudge])
+def test_all_code_that_a_judge_answers_by_is_in_its_key(judge: type[Judge]) -> None:
+    own = judge.__module__.removeprefix("diffbench.")
+    needed = {f"diffbench.{module}" for module in reached(own) - DECIDES_NOTHING - {own}}
+    known = {*judge.code, *comparison.SCORE_CODE}
+    assert needed <= known, f"add {sorted(needed - known)} to {judge.__name__}.code"
+    assert cache.plugin_version(judge) == cache.code_version(judge.__module__, *judge.code)

@@ -241,7 +241,7 @@ def test_the_allowance_is_looked_at_before_each_call() -> None:
     asked.kind = "second"
     panel = Panel(asked, allowance=Allowance(tokens=45))
     states = [verdict.state for verdict in panel.ask(words(5))]
-    assert states == ["ok", "ok", *["unaffordable"] * 3], "12 are spent by each, 20 put aside before"
+    assert states == ["ok"] * 3 + ["unaffordable"] * 2, "12 are spent by each, 20 put aside before"
     asked.kind = "third"
     panel = Panel(asked, allowance=Allowance(money=1.9))
     assert [verdict.state for verdict in panel.ask(words(5))] == ["ok"] * 3 + ["unaffordable"] * 2

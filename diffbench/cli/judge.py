@@ -25,7 +25,7 @@ Command = Callable[..., Any]
 
 @click.group(cls=Group)
 def judge() -> None:
-    """List, calibrate and attack judges."""
+    """List, calibrate, attack and replay judges."""
 
 
 def asking(command: Command) -> Command:
@@ -150,6 +150,39 @@ def attack(
     for reason in report.broken:
         click.echo(f"broken: {one_line(reason)}", err=True)
     if report.broken:
+        ctx.exit(1)
+
+
+@judge.command(epilog="Examples: diffbench judge replay runs/halfswap    |    diffbench judge replay theirs --json")
+@click.argument("run", type=click.Path(path_type=Path))
+@as_json
+@click.pass_context
+def replay(ctx: click.Context, run: Path, as_json: bool) -> None:
+    """Score the judging of a finished run again from its verdicts alone: no judge, model, method or network.
+
+    Every figure of a record that a judge had a part in must follow from the verdicts beside it. What does not is
+    listed, with files that are missing or changed, and the exit code is 1.
+    """
+    from diffbench.replay import replay as play_back
+    from diffbench.run_folder import find_run
+
+    found = play_back(find_run(run))
+    bad = [cell for cell in found if cell.differences]
+    if as_json:
+        echo_json(
+            [{"cell": one.name, "verdicts": one.n_verdicts, "differences": list(one.differences)} for one in found]
+        )
+    else:
+        rows = [
+            (one.name, one.n_verdicts, "all of it follows" if not one.differences else f"{len(one.differences)} do not")
+            for one in found
+        ]
+        click.echo(table(("CELL", "VERDICTS", "FIGURES"), rows))
+        for one in bad:
+            for difference in one.differences:
+                click.echo(f"{one.name}: {one_line(difference, 300)}")
+    click.echo(f"{len(found)} cells replayed, {len(bad)} with figures that do not follow", err=True)
+    if bad:
         ctx.exit(1)
 
 
