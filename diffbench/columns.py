@@ -32,7 +32,7 @@ BY_HAND = "chosen by hand"
 
 def setting(record: Record) -> str:
     """What has to be equal for two rows to be compared: the pair, the layer, the budget and the scoring code."""
-    hashes = record.hashes.model_dump(exclude={"diff"})
+    hashes = record.hashes.model_dump(exclude={"diff", "judged"})
     return digest(plain([hashes, record.pair.layer, record.pair.layer_rule, record.budget.model_dump()]))[:8]
 
 

@@ -46,6 +46,7 @@ class Setting(Schema):
         cell: key of the cell that the evidence is of.
         pair: hashes of the reference's and the tuned model's weights.
         manner: how the models were asked; None: they were not.
+        grader: identity of the judge that grades.
         grading: seed of the statements that are chosen among.
     """
 
@@ -55,6 +56,7 @@ class Setting(Schema):
     cell: str | None = None
     pair: tuple[str, str]
     manner: Manner | None = None
+    grader: dict[str, str]
     grading: int = 0
 
 
@@ -77,9 +79,9 @@ class PlayedGame(Schema):
 
     @property
     def key(self) -> str:
-        """SHA-256 of all that the game follows from, and of who graded it."""
+        """SHA-256 of all that game and score follow from."""
         game = self.game.model_dump(mode="json", include={"agent", "access", "presuppose", "budget", "seed"})
-        return digest({"setting": self.setting.model_dump(mode="json"), "game": game, "grader": self.score.grader})
+        return digest({"setting": self.setting.model_dump(mode="json"), "game": game})
 
 
 def write_game(run: Path, played: PlayedGame, sheet: Sheet | None) -> Path:

@@ -27,13 +27,12 @@ class GameScore(Schema):
     """The score of a game.
 
     Attributes:
-        grader: identity of the judge that graded; None: nobody was asked, because there was no account or no truth.
-        trials: what it was asked, of tests grade and choice, and what it said.
+        trials: what the grader was asked, of tests grade and choice, and what it said; none where there is no account,
+            or no truth.
         match: the account against the truth.
         abstaining: the same of an account that abstains.
     """
 
-    grader: dict[str, str] | None = None
     trials: tuple[Trial, ...] = ()
     match: TruthMatch
     abstaining: TruthMatch = Field(description="what abstaining would have got")
@@ -64,7 +63,6 @@ def score_game(game: Game, sheet: Sheet | None, grader: Panel, seed: int) -> Gam
         graded, chosen = grader.ask([grade, choose])
         trials = (Trial(test="grade", verdict=graded), Trial(test="choice", right=(right,), verdict=chosen))
     return GameScore(
-        grader=grader.judge.identity() if trials else None,
         trials=trials,
         match=matched(game, sheet, trials),
         abstaining=truth_match(sheet, _abstains(), None, None, 0),

@@ -86,6 +86,12 @@ LAYOUT: tuple[Column[Row], ...] = (
         "(balanced accuracy); higher is better",
     ),
     Column(
+        "account",
+        lambda row: figure(row, "account_structured"),
+        "what a judge concludes from all findings, held against the truth by a program: where and which words; "
+        "1 is all of it, 0 is saying nothing, wrong claims count double; higher is better",
+    ),
+    Column(
         "full",
         lambda row: figure(row, "r_full"),
         "R_hybrid of the full edit at all positions; not matched in budget, so nothing is sorted by it; "
@@ -119,7 +125,7 @@ LAYOUT: tuple[Column[Row], ...] = (
 )
 """Rows that failed or do not apply say so under `lift` and leave the other scores empty."""
 _KEPT_WITHOUT_SCORES = ("method", "lift [95%]", "s", "notes")
-DROPPED = ("dead", "L0", "FVE", "error", "full", "detect", "hit (null)", "AUROC", "claims", "in/out")
+DROPPED = ("dead", "L0", "FVE", "error", "full", "detect", "account", "hit (null)", "AUROC", "claims", "in/out")
 """Columns that a narrow terminal goes without, in this order."""
 
 DETAILS: tuple[Column[Row], ...] = (
@@ -186,9 +192,30 @@ DETAILS: tuple[Column[Row], ...] = (
         "share of the first ten findings that locate a claim / of shuffled rankings",
     ),
     Column("over", lambda row: figure(row, "over_listing"), "share of the first ten findings that locate no claim"),
+    Column(
+        "- shuf",
+        lambda row: figure(row, "detection_over_shuffled"),
+        "detection minus detection with other findings' explanations, paired by finding",
+    ),
+    Column(
+        "- raw",
+        lambda row: figure(row, "detection_over_untrained"),
+        "detection minus that of a dictionary trained on the difference of two untrained models",
+    ),
+    Column("fuzz", lambda row: figure(row, "fuzzing_lift"), "fuzzing minus a random dictionary's"),
+    Column("odd", lambda row: figure(row, "intruder_lift"), "intruder detection minus a random dictionary's"),
+    Column("steer", lambda row: figure(row, "intervention_lift"), "intervention scoring minus a random dictionary's"),
+    Column(
+        "grade",
+        lambda row: _both(row, "account_grade", "account_choice"),
+        "of what the judge concludes: its grade / whether the right one of several statements is picked by it",
+    ),
 )
 """More scores of the same rows; those that failed are left out."""
-DETAILS_DROPPED = ("start", "template", "rand/noise", "over", "area", "P@10", "select", "says", "need")
+DETAILS_DROPPED = (
+    *("start", "template", "rand/noise", "odd", "steer", "- raw", "over", "area", "fuzz", "P@10", "- shuf", "select"),
+    *("says", "need", "grade"),
+)
 
 
 def cells_of(rows: Sequence[Row], columns: Sequence[Column[Row]] = LAYOUT) -> list[list[str]]:

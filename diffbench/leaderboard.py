@@ -31,8 +31,8 @@ from diffbench.truth import Schema
 
 __all__ = ["LEADERBOARD_SCHEMA", "build", "collect", "document", "rows", "summary", "to_csv", "to_json"]
 
-LEADERBOARD_SCHEMA = 2
-"""2: standings and change detection over organisms, and the scores of `diffbench.scores` version 2."""
+LEADERBOARD_SCHEMA = 3
+"""3: a judge's four tests with their controls, and what it concludes (`diffbench.scores` version 3)."""
 
 
 @dataclass(frozen=True, slots=True)

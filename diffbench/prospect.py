@@ -36,13 +36,13 @@ class _Stand(Judge):
 
     def answer(self, question: Question) -> Reply:
         self.asked.append(question)
-        return Reply("ok", _answer(question))
+        return Reply("ok", _answer(question, len(self.asked)))
 
 
-def _answer(question: Question) -> Answer:
+def _answer(question: Question, n: int) -> Answer:
     match question.kind:
         case "explain":
-            return Text(text=EXPLANATION)
+            return Text(text=f"{n} {EXPLANATION}")  # no two alike, or questions about them would be one
         case "detect" | "fuzz":
             return Marks(marks=(True,) * len(question.contexts))
         case "summarise" | "play":

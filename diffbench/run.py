@@ -31,6 +31,7 @@ from diffbench.run_folder import (
     CELLS,
     CONSISTENCY,
     FITS,
+    GAMES,
     RUN_FILE,
     ProjectedTime,
     Provenance,
@@ -282,7 +283,7 @@ def _check_folder(folder: Path) -> None:
 
 def _foreign(path: Path) -> bool:
     """Whether an entry of a run folder without a run file is not what a run left that was killed."""
-    return path.name not in (CELLS, FITS, CONSISTENCY) and not path.name.startswith(f".{RUN_FILE}.")
+    return path.name not in (CELLS, FITS, CONSISTENCY, GAMES) and not path.name.startswith(f".{RUN_FILE}.")
 
 
 def _run_file(

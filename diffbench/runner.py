@@ -24,7 +24,7 @@ from diffbench.plugins import provenance
 from diffbench.worker import TaskResult
 from diffbench.workers import Job, Work, Workers
 
-__all__ = ["Workers", "build", "control_stage", "default_jobs", "distributions", "gate_stage", "prepare"]
+__all__ = ["Workers", "build", "control_stage", "default_jobs", "distributions", "gate_stage", "needed", "prepare"]
 __all__ += ["preparing_stage", "run_cells", "stored_records", "training_stage", "trusted", "unbuilt"]
 
 
@@ -102,7 +102,7 @@ def _train(workers: Workers, organism: Organism, role: str, logs: Path, failed: 
     task = workers.engine().submit(_target(train_task), request, log=log)
     yield task
     try:
-        seconds = _need(task.wait(), f"organism {organism.recipe.name}, {role}", log)
+        seconds = needed(task.wait(), f"organism {organism.recipe.name}, {role}", log)
         workers.durations.note(training_stage(organism, role), seconds)
     except DiffbenchError as error:
         failed[organism.model_key(role)] = error
@@ -127,7 +127,7 @@ def _gate(
         yield task
         result = task.wait()
         try:
-            seconds = _need(result, f"organism {name}, gate", logs / f"{name}-gate.log")
+            seconds = needed(result, f"organism {name}, gate", logs / f"{name}-gate.log")
             workers.durations.note(gate_stage(organism), seconds)
         except DiffbenchError as error:
             reports[name] = error
@@ -166,17 +166,17 @@ def _prepare(
         if cache.finished(COMPARISON, cell.comparison.inputs()) is None:
             task = workers.engine().submit(_target(prepare_task), request, log=log)
             yield task
-            workers.durations.note(preparing_stage(cell), _need(task.wait(), what, log))
+            workers.durations.note(preparing_stage(cell), needed(task.wait(), what, log))
         for judge, asked in judges.items():
             if cache.finished(CONTROLS, control_inputs(asked.comparison, asked.judge)) is None:
                 task = workers.engine().submit("diffbench.score:control_task", request | {"judge": judge}, log=log)
                 yield task
-                workers.durations.note(control_stage(asked), _need(task.wait(), f"{what}, judge {judge}", log))
+                workers.durations.note(control_stage(asked), needed(task.wait(), f"{what}, judge {judge}", log))
     except DiffbenchError as error:
         broken[key] = error
 
 
-def _need(result: TaskResult, what: str, log: Path) -> float:
+def needed(result: TaskResult, what: str, log: Path) -> float:
     """The seconds of an engine stage, or what ended it: a user's error as one line, a bug with the end of its log."""
     if result.ok:
         return result.seconds

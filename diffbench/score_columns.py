@@ -238,11 +238,27 @@ JUDGING = tuple(
             (f"{test}_shuffled", "shuffled", "the same with other findings' explanations", unit, None),
             (f"{test}_random", "random", "the same for a random dictionary", unit, None),
             (f"{test}_untrained", "untrained", "the same for a dictionary of two untrained models", unit, None),
-            (f"{test}_lift", "over_random", f"{test} minus a random dictionary's", unit, True),
+            (f"{test}_lift", "over_random", f"{test}: the judge's {unit} minus a random dictionary's", unit, True),
             (f"{test}_over_shuffled", "over_shuffled", f"{test} minus that of shuffled explanations", unit, True),
             (f"{test}_over_untrained", "over_untrained", f"{test} minus that of untrained models", unit, True),
         ),
     )
+)
+MATCH = _columns(
+    "scores.interpretability.match",
+    (
+        ("account_auroc", "auroc", "what the judge concludes: its patterns, affected against near-miss", "AUROC", True),
+        ("account_auroc_unrelated", "auroc_unrelated", "the same against unrelated contexts too", "AUROC", True),
+        ("account_precision", "precision", "words it lists that moved so", "share", True),
+        ("account_recall", "recall", "words that moved which it lists", "share", True),
+        ("account_f1", "f1", "of the words it lists", "F1", True),
+        ("account_net", "net", "hits less wrong words, over the longer of the two lists", "share", True),
+        ("account_structured", "structured", "places and words together, no language model; abstaining: 0", "", True),
+        ("account_grade", "grade", "a judge's grade of it, 0-4, over 4", "share", True),
+        ("account_choice", "choice", "whether a judge picks the right statement by it", "share", True),
+        ("account_chance", "chance", "of picking the right statement", "share", None),
+        ("account_brier", "brier", "(confidence - right)^2", "", False),
+    ),
 )
 OTHERS = (
     Column("change_score", "figure", "how much changed, says the method", at("scores.change_score")),
@@ -264,5 +280,5 @@ OTHERS = (
     Column("layer_necessity_affected", "figure", "the same at affected positions", _layer("necessity_affected"), R),
 )
 
-FIGURES = (*RECOVERY, *BUDGETS, *STRATUM_FIGURES, *SETS, *BEHAVIOUR, *FIT, *TRUTH, *JUDGING, *OTHERS)
+FIGURES = (*RECOVERY, *BUDGETS, *STRATUM_FIGURES, *SETS, *BEHAVIOUR, *FIT, *TRUTH, *JUDGING, *MATCH, *OTHERS)
 """All figures. One fills four columns: see `diffbench.columns`."""

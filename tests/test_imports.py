@@ -31,9 +31,9 @@ LAYERS = (
     "offline_agent",
     "offline_judge openai_judge quote",
     "trial",
-    "scores",
-    "truth_match",
-    "record organism mixing method worker workserver scaffold table latent_table evidence_file judging",
+    "scores game",
+    "truth_match game_prospect",
+    "record organism mixing method worker workserver scaffold table latent_table evidence_file judging game_score",
     "conclusion",
     "prospect",
     "kappa repeat gold answers",
@@ -46,9 +46,11 @@ LAYERS = (
     "residual corpus diff options contract columns run_folder checkpoint",
     "conversation sampled activations evidence plugins summary strata weight_edit layout lens design selection "
     "sensitivity rank_correlation",
-    "replay",
+    "replay game_file",
+    "framing",
+    "game_page",
     "contenders harvest pairing planted gauge dataset prediction continuation weights",
-    "standings change_detection rounding stream own_data",
+    "standings change_detection rounding stream own_data interview",
     "standings_page change_page own_pair dictionary exchange lora expression detection localisation board",
     "lessons movement behaviour",
     "finetune direction",
@@ -78,8 +80,8 @@ LAYERS = (
     "ending intake planted_trial",
     "cells stored_cell",
     "runner stored_pair seed_group measurement",
-    "projection rescore seed_run",
-    "run",
+    "projection rescore seed_run game_ground",
+    "run arena",
     "study_plan",
     "reproduction",
     "reproduction_page",
@@ -87,7 +89,7 @@ LAYERS = (
     "cli",
     "cli.listing cli.own cli.seeds cli.gates",
     "cli.author cli.dictionaries cli.organisms cli.run cli.latents cli.leaderboard cli.rescore cli.consistency",
-    "cli.planted cli.reproduce cli.judge",
+    "cli.planted cli.reproduce cli.judge cli.game",
     "__main__",
 )
 """Modules of the engine, low to high: each imports only what stands in an earlier line, inside functions too."""
@@ -108,7 +110,8 @@ LIGHT = (
     "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run cli.latents "
     "cli.leaderboard formats cli.dictionaries cli.planted cli.judge "
     "plain_yaml disguise kappa repeat gold answers bias attack survey calibration attack_trial attack_report "
-    "calibration_page attack_run attack_page"
+    "calibration_page attack_run attack_page "
+    "sighting game game_prospect game_score game_file framing game_page game_ground arena cli.game"
 )
 """Modules whose import loads no torch."""
 
@@ -125,7 +128,7 @@ OWNERS = {
     "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.seeds diffbench.cli.own diffbench.cli.listing "
     "diffbench.cli.author diffbench.cli.organisms diffbench.cli.run diffbench.cli.latents "
     "diffbench.cli.leaderboard diffbench.cli.rescore diffbench.cli.consistency diffbench.cli.planted "
-    "diffbench.cli.dictionaries diffbench.cli.reproduce diffbench.cli.judge",
+    "diffbench.cli.dictionaries diffbench.cli.reproduce diffbench.cli.judge diffbench.cli.game",
 }
 """Who may import what is heavy, or speaks to people."""
 

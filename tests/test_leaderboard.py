@@ -315,7 +315,7 @@ def test_duplicates_are_taken_once_and_stated(tmp_path: Path) -> None:
 def test_json_documents_its_columns(tmp_path: Path) -> None:
     build([damaged_run(tmp_path)], tmp_path / "out")
     data = json.loads((tmp_path / "out" / "leaderboard.json").read_text(), parse_constant=pytest.fail)
-    assert data["schema_version"] == 2
+    assert data["schema_version"] == 3
     assert set(data["rows"][0]) == set(data["columns"])
     assert set(data["summary"][0]) <= set(data["columns"]) | set(data["summary_columns"])
     assert {entry["higher_is_better"] for entry in data["columns"].values()} == {True, False, None}
@@ -414,7 +414,7 @@ def test_command_show(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["show", str(run), "--details"], env={"COLUMNS": "120"})
     assert done.exit_code == 0 and "rand/noise" in done.stdout and "R@1 2 4 8" not in done.stdout
     done = CliRunner().invoke(main, ["show", str(run), "--json"])
-    assert json.loads(done.stdout)["schema_version"] == 2
+    assert json.loads(done.stdout)["schema_version"] == 3
 
 
 @pytest.mark.parametrize("arguments", [["show"], ["leaderboard", "build", "--out", "out"]])

@@ -89,8 +89,8 @@ def test_the_same_record_is_the_same_bytes(tmp_path: Path) -> None:
         ("[" * 100_000, "no readable JSON"),
         ("[]", "schema_version is None"),
         ("3", "schema_version is None"),
-        ('{"schema_version": 1}', "schema_version is 1, this diffbench reads 2"),
-        ('{"schema_version": 2}', "key: Field required"),
+        ('{"schema_version": 1}', "schema_version is 1, this diffbench reads 3"),
+        ('{"schema_version": 3}', "key: Field required"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, text: str, message: str) -> None:

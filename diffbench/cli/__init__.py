@@ -31,6 +31,7 @@ COMMANDS = {
     "planted": ("diffbench.cli.planted:planted", "Ask methods which features of a known dictionary changed."),
     "reproduce": ("diffbench.cli.reproduce:reproduce", "Measure claims of the literature that were registered before."),
     "judge": ("diffbench.cli.judge:judge", "List, calibrate and attack judges."),
+    "game": ("diffbench.cli.game:game", "Let a blind agent state what changed between two models."),
     "plugins": ("diffbench.cli.listing:plugins", "Show installed plugins and what failed in them."),
     "new": ("diffbench.cli.author:new", "Start a plugin package of your own."),
     "check": ("diffbench.cli.author:check", "Test whether a method keeps the contract."),
