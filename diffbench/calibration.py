@@ -81,6 +81,7 @@ class Calibration(Schema):
     overall: Agreement
     borderline: Agreement
     nulls: Agreement
+    unseen: Agreement = Field(description="over accounts that the offline judge's rules were not adjusted on")
     confusion: tuple[tuple[int, ...], ...] = Field(
         description="accounts by expected [row] and given [column] grade: 0, 1, 2, 3, 4, abstains"
     )
@@ -166,6 +167,7 @@ def _measured(
         overall=_agreement([rating for _, rating in rated]),
         borderline=_agreement([rating for one, rating in rated if one.borderline]),
         nulls=_agreement([rating for one, rating in rated if gold.is_null(one)]),
+        unseen=_agreement([rating for one, rating in rated if one.unseen]),
         confusion=confusion([rating for _, rating in rated]),
         position=position_bias(list(_rotations(survey, choices))),
         verbosity=verbosity_bias(

@@ -25,13 +25,14 @@ AGREEMENT: tuple[Column[tuple[str, Agreement]], ...] = (
 
 LEGEND = """\
 AGREE: share of equal grades. KAPPA: agreement beyond chance over six categories, 0 to 4 and abstaining. WEIGHTED: the
-same with squared distances of grades. ERROR: given less expected grade. [95% interval over accounts]"""
+same with squared distances of grades. ERROR: given less expected grade. [95% interval over accounts] unseen: accounts
+that the rules of the offline judge were not adjusted on."""
 
 
 def text(found: Calibration, width: int) -> str:
     """All of a calibration, with the first misses."""
-    rows = [("all", found.overall), ("borderline", found.borderline), ("nulls", found.nulls)]
-    cells = [[column.cell(row) for column in AGREEMENT] for row in rows]
+    rows = [("all", found.overall), ("borderline", found.borderline), ("nulls", found.nulls), ("unseen", found.unseen)]
+    cells = [[column.cell(row) for column in AGREEMENT] for row in rows if row[1].accounts or row is rows[0]]
     parts = [
         f"judge {identity(found.judge)}, gold set {found.gold[:12]}\n",
         text_table(AGREEMENT, cells, width, ("ERROR",)),

@@ -117,11 +117,8 @@ def _shown(tokens: Sequence[str], places: Sequence[int]) -> str:
 
 def _moved(token: str) -> str:
     """The mark behind a tokenizer's own mark of a word's beginning."""
-    return (
-        f"{token[1]}{SHOWN}{token[2:]}"
-        if len(token) > 1 and token[0] == SHOWN and token[1] in "\u0120\u2581"
-        else token
-    )
+    marked = len(token) > 1 and token[0] == SHOWN and token[1] in MARKERS
+    return f"{token[1]}{SHOWN}{token[2:]}" if marked else token
 
 
 def _finding(rows: Sequence[Mapping[str, Any]]) -> FindingEvidence:

@@ -88,7 +88,7 @@ def beside(played: Sequence[PlayedGame]) -> list[tuple[str, ...]]:
     blank = ("", "", "")
     return [
         ("abstaining", *blank, "", *(figure(getattr(abstaining, name)) for name in COMPARED), "-"),
-        ("chance", *blank, "", "-", "-", figure(chance), "0.25"),
+        ("chance", *blank, "", "-", "-", figure(chance), figure(Figure.of(0.25))),
     ]
 
 

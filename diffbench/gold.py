@@ -59,6 +59,7 @@ class GoldAccount(Schema):
     Attributes:
         grade: None: it abstains.
         borderline: careful graders may differ by one, or a judge of words alone is tempted.
+        unseen: the rules of the offline judge were not adjusted on it.
         why: one line that justifies the grade.
     """
 
@@ -67,6 +68,7 @@ class GoldAccount(Schema):
     account: Account
     grade: int | None = Field(ge=0, le=4)
     borderline: bool
+    unseen: bool = False
     why: str = Field(min_length=1, max_length=300)
 
     @model_validator(mode="after")

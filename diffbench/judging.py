@@ -35,6 +35,7 @@ from diffbench.trial import (
 
 NO_EXPLANATION = Figure.not_applicable("no explanation has a part in it")
 NO_PARTNER = Figure.undefined("there is no other explained finding")
+NOT_ADDED = Figure.not_applicable("the component cannot be added to a model, or it adds nothing")
 NOT_ASKED = Figure.undefined("the judge was asked nothing that could be scored")
 Reasons = Mapping[tuple[int, Test], Figure]
 """Of a finding, by its rank, and a test that was not held with it: why not."""
@@ -250,6 +251,9 @@ def _held(
             items = detection_items(text, finding, contexts)
         elif test == "fuzzing":
             items = fuzzing_items(text, finding, contexts, derive(draw, test))
+        elif not finding.steered:
+            reasons[finding.rank, test] = NOT_ADDED
+            continue
         else:
             items = intervention_items(text, finding, derive(draw, test))
         why = shortage(test, items)

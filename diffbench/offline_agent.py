@@ -17,7 +17,7 @@ from diffbench.account import ANY, MOST_PATTERNS, MOST_WORDS, Account, Pattern, 
 from diffbench.offline_account import patterns_of, summarise
 from diffbench.question import Ask, Excerpt, Exchange, Note, Play, Stated, Summarise
 from diffbench.rule import find_rule
-from diffbench.sighting import Place, Sighting, ends, places, sightings
+from diffbench.sighting import LEAST_WORDS, Place, Sighting, ends, places, sightings
 
 BEGINNINGS = (" ", "the", "in", "a")
 """What any text may begin with."""
@@ -30,8 +30,8 @@ MOVED, SHARE = 0.1, 0.15
 """Probability that a word gains or loses, all contexts together, from which on it is named; and the
 share that must be of what the word that moved most gained or lost."""
 REPEATED, COMES_BACK, SAID = 2, 0.5, 0.2
-"""Contexts after which a word must have moved; the share of them among the contexts where it is likely in either model;
-and how likely that is."""
+"""Contexts of different ends after which a word must have moved; the share of them among the contexts where either
+model is likely to say it; and how likely that is."""
 ENOUGH = 8
 """Contexts that must have been measured before it is said that nothing changed."""
 MOST_QUIET = 200
@@ -155,8 +155,9 @@ def _confirmed(measured: Sequence[Sighting]) -> frozenset[str]:
     found = set()
     for word in {word for one in strong for word in (one.rose, one.fell)}:
         shown = [(one, each) for one in measured if (each := one.of(word)) and max(each.first, each.second) >= SAID]
-        moved = sum(one.size >= STRONG and abs(each.rise) >= STRONG / 2 for one, each in shown)
-        if moved >= REPEATED and moved >= COMES_BACK * len(shown):
+        moved = [one for one, each in shown if one.size >= STRONG and abs(each.rise) >= STRONG / 2]
+        endings = {one.words[-LEAST_WORDS:] for one in moved}
+        if len(endings) >= REPEATED and len(moved) >= COMES_BACK * len(shown):
             found.add(word)
     return frozenset(found)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from diffbench.cache import code_version
 from diffbench.canonical import file_digest
+from diffbench.comparison import SCORE_CODE
 from diffbench.conclusion import matched
 from diffbench.errors import RecordError
 from diffbench.figure import Figure
@@ -33,11 +35,13 @@ class Replayed:
         name: as people are told of it.
         n_verdicts: that its scores follow from.
         differences: what does not follow from them as the record says; empty: everything does.
+        same_code: whether the record was scored by the code that is here; other code may score otherwise.
     """
 
     name: str
     n_verdicts: int
     differences: tuple[str, ...]
+    same_code: bool
 
 
 def replay(folder: Path) -> list[Replayed]:
@@ -59,12 +63,13 @@ def replay(folder: Path) -> list[Replayed]:
 
 def _replay(path: Path, record: Record, name: str) -> Replayed:
     assert record.scores is not None
+    same = record.hashes.score_code == code_version(*SCORE_CODE)
     try:
         trials, sheet = _read(path, record)
     except RecordError as error:
-        return Replayed(name, 0, (error_line(error),))
+        return Replayed(name, 0, (error_line(error),), same)
     told = record.scores.interpretability
-    return Replayed(name, len(trials), tuple(_differences(told, trials, sheet)))
+    return Replayed(name, len(trials), tuple(_differences(told, trials, sheet)), same)
 
 
 def _read(path: Path, record: Record) -> tuple[list[Trial], Sheet | None]:

@@ -3,11 +3,12 @@
 Once without any language model: the patterns that the account gives must tell contexts in which something was changed
 from near-miss ones, and the words that it lists must be those that moved. And by a judge's verdicts on it.
 
-A right trigger and right words are worth one half each. What is wrong weighs twice as much as what is right, so that
-nothing is gained by listing everything: a trigger that fits every context is worth 0, and words at random nearly -1.
-(The lesser of the two would do that as well. But not every trigger can be stated as a pattern: of a model that says
-green for blue, "the text asks for something that is blue" cannot, and all that is right about the words would count
-for nothing.)
+A right trigger and right words are worth one half each. A wrong word takes as much as two right ones bring, and parts
+that are worse than nothing count whole, not half: a trigger that fits every context is worth 0, and words that are
+right half of the time, as those of all claims at once can be, take away what a right trigger beside them brings. (The
+lesser of the two parts would do for that as well. But not every trigger can be stated as a pattern: of a model that
+says green for blue, "the text asks for something that is blue" cannot, and all that is right about the words would
+count for nothing.)
 
 An account that says "unchanged" of a pair that was changed gets what abstaining gets, 0: it has found as much. Its
 confidence is another matter, and is scored. Where nothing was changed on purpose, who asserts a change gets 0,
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from diffbench.account import MOST_WORDS, Account, plain, words_of
@@ -74,7 +76,8 @@ def truth_match(
     if sheet is None:
         return no_truth_match(UNKNOWN).model_copy(update=told)
     place, place_unrelated = _aurocs(said, sheet)
-    precision, recall, f1, net = _words(said, sheet)
+    words = _counted(said, sheet)
+    precision, recall, f1, net = (words,) * 4 if isinstance(words, Figure) else words.figures()
     chosen = _choice(said, sheet, choose, right)
     return TruthMatch(
         auroc=place,
@@ -83,7 +86,7 @@ def truth_match(
         recall=recall,
         f1=f1,
         net=net,
-        structured=_structured(said, sheet, place, net),
+        structured=_structured(said, sheet, place, words),
         grade=_graded(said, sheet, grade),
         choice=chosen,
         chance=Figure.of(1 / n_choices(sheet)),
@@ -129,22 +132,41 @@ def _aurocs(said: Account, sheet: Sheet) -> tuple[Figure, Figure]:
     return Figure.of(auroc(positive, close)), Figure.of(auroc(positive, close + values["unrelated"]))
 
 
-def _words(said: Account, sheet: Sheet) -> tuple[Figure, Figure, Figure, Figure]:
-    """Precision, recall, F1 and net of the words that it lists, each with its way."""
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """How many words an account lists, each with its way, how many of them moved so, and how many moved."""
+
+    hits: int
+    listed: int
+    moved: int
+
+    def figures(self) -> tuple[Figure, Figure, Figure, Figure]:
+        """Precision, recall, F1 and net."""
+        hits, listed, moved = self.hits, self.listed, self.moved
+        precision = Figure.of(hits / listed) if listed else Figure.none("the account lists no words")
+        net = Figure.of((2 * hits - listed) / max(listed, moved))
+        return precision, Figure.of(hits / moved), Figure.of(2 * hits / (listed + moved)), net
+
+    @property
+    def worth(self) -> float:
+        """Of the words as a part of the structured score, -2..1."""
+        return (3 * self.hits - 2 * self.listed) / max(self.listed, self.moved)
+
+
+def _counted(said: Account, sheet: Sheet) -> _Counted | Figure:
+    """Compare the words that an account lists with those that moved; or why there is nothing to be compared."""
     why = _silent(said, sheet)
     if why is None and not (sheet.moved_up or sheet.moved_down):
         why = Figure.undefined("no word's probability moved at the affected probes")
     if why is not None:
-        return why, why, why, why
+        return why
     hits = listed = moved = 0
     for words, true in ((said.tokens_up, sheet.moved_up), (said.tokens_down, sheet.moved_down)):
         keys = _keys(words, true)
         listed += len(keys)
         hits += sum(isinstance(key, int) for key in keys)
         moved += min(len(true), MOST_WORDS)
-    precision = Figure.of(hits / listed) if listed else Figure.none("the account lists no words")
-    net = (2 * hits - listed) / max(listed, moved)
-    return precision, Figure.of(hits / moved), Figure.of(2 * hits / (listed + moved)), Figure.of(net)
+    return _Counted(hits, listed, moved)
 
 
 def _keys(words: Sequence[str], true: Sequence[Moved]) -> set[int | str]:
@@ -160,20 +182,20 @@ def _silent(said: Account, sheet: Sheet) -> Figure | None:
     return {"abstain": ABSTAINS, "unchanged": SAYS_NOTHING}.get(said.verdict)
 
 
-def _structured(said: Account, sheet: Sheet, place: Figure, net: Figure) -> Figure:
+def _structured(said: Account, sheet: Sheet, place: Figure, words: _Counted | Figure) -> Figure:
     if not sheet.changed:
         return Figure.of({"unchanged": 1.0, "abstain": 0.5, "changed": 0.0}[said.verdict])
     if said.verdict != "changed":
         return Figure.of(0.0)
-    for figure in (place, net):
-        if figure.value is None:
-            return figure
-    assert place.value is not None and net.value is not None
-    return Figure.of(max(-1.0, _worth(2 * place.value - 1) + _worth(net.value)))
+    if place.value is None:
+        return place
+    if isinstance(words, Figure):
+        return words
+    return Figure.of(max(-1.0, _part(2 * place.value - 1) + _part(words.worth)))
 
 
-def _worth(part: float) -> float:
-    return part / 2 if part >= 0 else part
+def _part(worth: float) -> float:
+    return worth / 2 if worth >= 0 else worth
 
 
 def _graded(said: Account, sheet: Sheet, verdict: Verdict | None) -> Figure:

@@ -115,7 +115,10 @@ def test_a_perfect_judge_is_perfect() -> None:
     assert found.position.changed.value == found.position.first.value == 0 and found.position.right.value == 1
     assert found.verbosity.shift.value == found.verbosity.changed.value == 0
     assert found.consistency.equal.value == 1 and found.consistency.repeats == 3
-    assert found.answers.unanswered == 0 and found.borderline.accounts + found.nulls.accounts < len(GOLD) + 18
+    assert found.answers.unanswered == 0
+    assert found.borderline.accounts == sum(one.borderline for one in GOLD.accounts)
+    assert found.nulls.accounts == sum(GOLD.is_null(one) for one in GOLD.accounts)
+    assert found.unseen.accounts == sum(one.unseen for one in GOLD.accounts) >= 24 and found.unseen.raw.value == 1
 
 
 def test_a_coin_agrees_by_chance_alone() -> None:

@@ -74,7 +74,7 @@ LAYERS = (
     "overlap template_share ablation interpolation probing",
     "build check ranking fitting",
     "catalogue comparison export testing",
-    "bench ground gathering untrained",
+    "bench ground gathering untrained replay",
     "interpretability causal_score attribution_score",
     "grid score workers consistency",
     "ending intake planted_trial",
@@ -105,7 +105,9 @@ LIGHT = (
     "figure scores tally study study_plan reproduction reproduction_page cli.reproduce "
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
     "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
-    "agreement duration ending trial finding_evidence judging conclusion prospect replay wording rival sheet choices truth_match offline_grade offline_account offline_agent stored_cell stored_pair projection rescore seed_group seed_run "
+    "agreement duration ending trial finding_evidence judging conclusion "
+    "prospect replay wording rival sheet choices truth_match offline_grade "
+    "offline_account offline_agent stored_cell stored_pair projection rescore seed_group seed_run "
     "cli.rescore cli.consistency "
     "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run cli.latents "
     "cli.leaderboard formats cli.dictionaries cli.planted cli.judge "

@@ -85,10 +85,12 @@ def test_results_are_on_stdout_and_progress_and_messages_on_stderr(seat: Callabl
     assert result.exit_code == 0 and "1.00 [" in result.stdout and "KAPPA" in result.stdout
     for phrase in ("grades: 100%", "padded accounts: 100%", "orders of statements: 100%", "grades, repeat 1: 100%"):
         assert phrase in result.stderr and phrase not in result.stdout
-    assert result.stderr.splitlines()[-1].startswith("538 questions in ")
+    assert result.stderr.splitlines()[-1].startswith(f"{3 * len(GOLD) + 160} questions in ")
 
 
-def test_a_dry_run_asks_nothing(seat: Callable[[Judge], None], tmp_path: Path) -> None:
+def test_a_dry_run_asks_nothing(seat: Callable[[Judge], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFBENCH_CACHE", str(tmp_path / "cache"))
+
     class Untouchable(Paid):
         def say(self, question: Question) -> None:  # type: ignore[override]
             raise AssertionError("asked")

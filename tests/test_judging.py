@@ -279,6 +279,7 @@ def test_another_findings_explanation_is_the_control() -> None:
     assert judged.over_random == none.detection and judged.over_untrained == none.detection
     intruder = found.judged("intruder", none, none)
     assert intruder.shuffled.state == intruder.over_shuffled.state == "n/a"
+    assert {figure.state for figure in found.of("intervention")} == {"n/a"}, "there are no texts of these"
     alone = judge(OfflineJudge(), columns[0]).judged("detection", none, none)
     assert alone.shuffled.state == alone.over_shuffled.state == "undefined"
 

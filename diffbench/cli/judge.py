@@ -170,7 +170,15 @@ def replay(ctx: click.Context, run: Path, as_json: bool) -> None:
     bad = [cell for cell in found if cell.differences]
     if as_json:
         echo_json(
-            [{"cell": one.name, "verdicts": one.n_verdicts, "differences": list(one.differences)} for one in found]
+            [
+                {
+                    "cell": one.name,
+                    "verdicts": one.n_verdicts,
+                    "differences": list(one.differences),
+                    "same_code": one.same_code,
+                }
+                for one in found
+            ]
         )
     else:
         rows = [
@@ -182,6 +190,8 @@ def replay(ctx: click.Context, run: Path, as_json: bool) -> None:
             for difference in one.differences:
                 click.echo(f"{one.name}: {one_line(difference, 300)}")
     click.echo(f"{len(found)} cells replayed, {len(bad)} with figures that do not follow", err=True)
+    if other := sum(not one.same_code for one in bad):
+        click.echo(f"{other} of these were scored by other code, which may be why; see `diffbench rescore`", err=True)
     if bad:
         ctx.exit(1)
 
