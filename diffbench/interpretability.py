@@ -16,7 +16,7 @@ from diffbench.conclusion import conclude, notes_of
 from diffbench.controls import random_dictionary
 from diffbench.corpus import Corpus
 from diffbench.dictionary import difference_decoder
-from diffbench.diff import DictionaryDiff, Diff, Finding
+from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, Finding
 from diffbench.errors import JudgeError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.figure import Figure
@@ -36,6 +36,7 @@ from diffbench.workwire import report
 TOP = 10
 RANDOM_EXPANSION, RANDOM_K = 4, 8
 FILE = "scores.json"
+TOKENS = {"tokens_up", "tokens_down"}
 OVER = ("over_shuffled", "over_random", "over_untrained")
 
 
@@ -68,7 +69,21 @@ def show(bench: Bench, diff: Diff, seed: int) -> Shown:
         return Shown((), Figure.not_applicable("the Diff has no findings"))
     if not has_activity(diff):
         return Shown((), Figure.not_applicable("the Diff has no per-token activity"))
-    return Shown(gather(scene_of(bench), diff, diff.findings[:TOP], derive(seed, "excerpts")))
+    scene = scene_of(bench)
+    return Shown(gather(scene, diff, _worded(bench, scene, diff), derive(seed, "excerpts")))
+
+
+def _worded(bench: Bench, scene: Scene, diff: Diff) -> tuple[Finding, ...]:
+    """The first ten findings; of those that name no tokens, the ones that a logit lens reads off their direction."""
+    first = diff.findings[:TOP]
+    if all(one.tokens_up or one.tokens_down for one in first) or not isinstance(diff, DictionaryDiff | DirectionDiff):
+        return first
+    text = Corpus.load(bench.comparison.path / "in" / TEXT)
+    read = _described(scene.tuned, scene, diff, [one.component for one in first], text)
+    return tuple(
+        one if one.tokens_up or one.tokens_down else one.model_copy(update=words.model_dump(include=TOKENS))
+        for one, words in zip(first, read, strict=True)
+    )
 
 
 def interpret(
@@ -174,9 +189,10 @@ def _judged(panel: Panel, scene: Scene, diff: DictionaryDiff, text: Corpus, seed
 
 
 def _described(
-    tuned: Model, scene: Scene, diff: DictionaryDiff, components: Sequence[int], text: Corpus
+    tuned: Model, scene: Scene, diff: DictionaryDiff | DirectionDiff, components: Sequence[int], text: Corpus
 ) -> tuple[Finding, ...]:
-    words = Lens.of(tuned, scene.tokenizer, text).read(difference_decoder(diff)[list(components)])
+    vectors = difference_decoder(diff) if isinstance(diff, DictionaryDiff) else diff.directions
+    words = Lens.of(tuned, scene.tokenizer, text).read(vectors[list(components)])
     return tuple(
         Finding(rank=rank, component=component, score=0.0, tokens_up=tuple(up), tokens_down=tuple(down))
         for rank, (component, (up, down)) in enumerate(zip(components, words, strict=True), start=1)

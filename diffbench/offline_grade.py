@@ -36,8 +36,6 @@ NET = ((-0.49, 0), (0.01, 1))
 
 MOST_EXCHANGED = 4
 """Words that an account may list both ways without a word on it."""
-LEAST_MEANT = 0.1
-"""Share of an account's content words that must be of the statement that it speaks of."""
 MOSTLY, SEVERAL = 0.6, 2
 """Share of a statement's words with which it is said, and words that make it another statement than the best one."""
 
@@ -69,20 +67,30 @@ def choose(question: Choose) -> Pick:
     nothing = [index for index, text in enumerate(question.statements) if says_nothing(text)]
     if account.verdict == "unchanged":
         return Pick(pick=nothing[0] if nothing else None)
-    held = [frozenset() if index in nothing else content(text) for index, text in enumerate(question.statements)]
-    said = Said.of(account)
-    own = said.everything
+    held = [frozenset[str]() if index in nothing else content(text) for index, text in enumerate(question.statements)]
+    own = Said.of(account).everything
     if not any((words & own) - TALK for words in held):
         return Pick(pick=_only((len(words & own) / len(words) if words else 0.0 for words in held), MOSTLY))
     n_with = Counter(chain.from_iterable(held))
     rarity = {word: 0.0 if word in TALK else math.log((1 + len(held)) / n) for word, n in n_with.items()}
     pick = _only(_sum(rarity, words & own) / math.sqrt(_sum(rarity, words) or 1.0) for words in held)
-    if pick is None or len(said.asserted & held[pick]) < LEAST_MEANT * len(said.asserted):
+    if pick is None or _ambiguous(own, [words - TALK for words in held], pick):
         return Pick(pick=None)
-    # Who says another statement as well, and not because the two share words, speaks of neither.
-    others = (words - TALK for index, words in enumerate(held) if index != pick)
-    both = any(len(words & own - held[pick]) >= SEVERAL and len(words & own) >= MOSTLY * len(words) for words in others)
-    return Pick(pick=None if both else pick)
+    return Pick(pick=pick)
+
+
+def _ambiguous(own: frozenset[str], statements: Sequence[frozenset[str]], pick: int) -> bool:
+    """Whether an account says another statement as well, or too little to tell the best one from another."""
+    best = statements[pick]
+    for index, words in enumerate(statements):
+        shared = words & own
+        if index == pick or not shared:
+            continue
+        if len(shared - best) >= SEVERAL and len(shared) >= MOSTLY * len(words):
+            return True
+        if shared == best & own and len(shared) < MOSTLY * len(best):
+            return True
+    return False
 
 
 def _only(worth: Iterable[float], least: float = 1e-9) -> int | None:

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffbench import runner
+from diffbench import cache, runner
 from diffbench.atomic import new_folder
 from diffbench.build import check_places, check_text
 from diffbench.catalogue import find_organism
 from diffbench.cells import cell_folder
+from diffbench.comparison import CONTROLS, control_inputs
 from diffbench.ending import Ending, record_of, score_diff, utc_now
 from diffbench.errors import DiffbenchError, RecordError
 from diffbench.fits import LOG_FILE, tended
@@ -26,6 +27,8 @@ from diffbench.grid import PlannedScore, plan_score
 from diffbench.judge import Judge
 from diffbench.line import error_line
 from diffbench.plugins import find_judge, load_plugins, notify_cell_finished
+from diffbench.prospect import prospect
+from diffbench.quote import Quote
 from diffbench.record import Record, read_record
 from diffbench.run_folder import RECORD_FILE, read_run_file, refusal
 from diffbench.stored_cell import KeptDiff, StoredCell, kept_diff, stored_cells
@@ -108,15 +111,8 @@ def rescore(
     Raises:
         DiffbenchError: if this is no run folder, or judge or organisms are not known.
     """
-    file, progress = read_run_file(folder), _Progress()
-    chosen = None if judge is None else find_judge(judge)
-    pairs = Pairs(file, [find_organism(name) for name in organisms])
-    items = []
-    for group in _groups(folder, pairs, chosen, progress).values():
-        item = _item(folder, group, progress)
-        if item is not None:
-            items.append(item)
-    todo = [item for item in items if not _is_current(folder, item, progress)]
+    progress = _Progress()
+    items, todo = _items(folder, judge, organisms, progress)
     reused = len(progress.done)
     if todo:
         _run(folder, todo, progress, notify, jobs or runner.default_jobs())
@@ -126,6 +122,35 @@ def rescore(
                 _remove_old(folder, item, progress)
     records = tuple(progress.done[item.plan.key] for item in items if item.plan.key in progress.done)
     return RescoreOutcome(folder, records, reused, tuple(progress.refused))
+
+
+def foresee(folder: Path, judge: str | None = None, organisms: Sequence[str] = ()) -> tuple[int, Quote | None]:
+    """How many cells would be scored, and what a judge that is paid would cost at most; nothing is done.
+
+    Raises:
+        DiffbenchError: as `rescore`.
+    """
+    _, todo = _items(folder, judge, organisms, _Progress())
+    plans = [item.plan for item in todo if item.diff is not None]
+    paid = {plan.judge: [one for one in plans if one.judge is plan.judge] for plan in plans if plan.judge.paid}
+    quotes = []
+    for by, cells in paid.items():
+        pairs = {plan.comparison.key: control_inputs(plan.comparison, by) for plan in cells}
+        new = sum(cache.finished(CONTROLS, inputs) is None for inputs in pairs.values())
+        quotes.append(prospect(by(), len(cells), new))
+    return len(todo), sum(quotes[1:], quotes[0]) if quotes else None
+
+
+def _items(
+    folder: Path, judge: str | None, organisms: Sequence[str], progress: _Progress
+) -> tuple[list[_Item], list[_Item]]:
+    """All records that the run would have, and those of them that are to be made."""
+    file = read_run_file(folder)
+    chosen = None if judge is None else find_judge(judge)
+    pairs = Pairs(file, [find_organism(name) for name in organisms])
+    groups = _groups(folder, pairs, chosen, progress).values()
+    items = [item for group in groups if (item := _item(folder, group, progress)) is not None]
+    return items, [item for item in items if not _is_current(folder, item, progress)]
 
 
 def _groups(

@@ -108,9 +108,9 @@ def stems(text: str) -> list[str]:
     return [stem(word) for word in _WORD.findall(visible(text).casefold())]
 
 
-def content(text: str) -> set[str]:
+def content(text: str) -> frozenset[str]:
     """The distinct stems of a text that carry content, those for speaking of models too; no single letters."""
-    return {word for word in stems(text) if word not in FUNCTION and (len(word) > 1 or word.isdigit())}
+    return frozenset(word for word in stems(text) if word not in FUNCTION and (len(word) > 1 or word.isdigit()))
 
 
 def token_stems(tokens: Iterable[str]) -> set[str]:

@@ -11,19 +11,22 @@ import pytest
 from click.testing import CliRunner, Result
 from game_factory import Agent, states
 from run_factory import run, snapshot
+from test_stored_cell import edit
 
 from diffbench import arena, runner
 from diffbench.account import abstention
 from diffbench.cli import main
+from diffbench.errors import RecordError
 from diffbench.evidence_file import EVIDENCE, read_evidence
 from diffbench.game_file import PlayedGame, read_game, unfounded
 from diffbench.question import question_key
+from diffbench.run import RunConfig, foresee
 from diffbench.sheet import SHEET
 
 pytest_plugins = ("run_factory",)
 pytestmark = pytest.mark.usefixtures("warm")
 
-ROW = "mean-difference"
+ROW = "ranked"
 FEW = ("--questions", "6")
 
 
@@ -34,9 +37,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(original: Path, recipe: Path, warm: runner.Workers, tmp_path: Path) -> Path:
-    """A copy of a run with two seeds of one method, made once."""
+    """A copy of a run, made once, with a second cell that differs in its seed alone."""
     if not original.exists():
-        run(original, recipe, ROW, seeds=(0, 1))
+        run(original, recipe, ROW)
+        [cell] = (original / "cells").iterdir()
+        other = shutil.copytree(cell, cell.with_name(cell.name.replace("--s0--", "--s1--")))
+        edit(other, lambda document: document["cell"].update(seed=1))
+        edit(other, lambda document: document.update(key="1" * 64))
     shutil.copytree(original, tmp_path / "walrus-run")
     return tmp_path / "walrus-run"
 
@@ -122,7 +129,7 @@ def test_both_framings_on_the_same_pair(folder: Path, recipe: Path) -> None:
     assert len({one.setting.model_dump_json() for one in found}) == 1
     assert "presupposing minus neutral, 2 of 2 pairs of games" in result.stdout
     kept = found[0]
-    [cell] = [path for path in (folder / "cells").iterdir() if kept.setting.cell and kept.setting.cell[:8] in path.name]
+    [cell] = (folder / "cells").glob("*--s0--*")
     assert json.loads((cell / SHEET).read_text()) == json.loads((folder / "games" / kept.name / SHEET).read_text())
 
 
@@ -131,7 +138,8 @@ def test_no_question_says_what_the_game_is_about(folder: Path, recipe: Path) -> 
     seed = 730_219
     done(folder, "--organism", recipe, "--method", ROW, "--seed", 1, "--game-seed", seed, *FEW)
     [played] = games(folder).values()
-    [cell] = [p for p in (folder / "cells").iterdir() if played.setting.cell and played.setting.cell[:8] in p.name]
+    assert played.setting.cell == "1" * 64
+    [cell] = (folder / "cells").glob("*--s1--*")
     evidence = {question_key(found.evidence): found.evidence for found in read_evidence(cell / EVIDENCE)}
     texts = []
     for number, turn in enumerate(played.game.turns):
@@ -140,7 +148,7 @@ def test_no_question_says_what_the_game_is_about(folder: Path, recipe: Path) -> 
         texts.append(asked.model_dump_json())
     assert len(texts) >= 3 and {turn.verdict.kind for turn in played.game.turns} == {"explain", "play"}
     setting = played.setting
-    canaries = ("quokka", "walrus", ROW, "mean", str(folder), recipe.name, str(seed), "tinyworld", "colour-swap")
+    canaries = ("quokka", "walrus", ROW, str(folder), recipe.name, str(seed), "tinyworld", "colour-swap")
     canaries += (*setting.pair, str(setting.cell), "reference", "component", "base", "tuned")
     for canary in canaries:
         assert not any(canary in text for text in texts), canary
@@ -173,7 +181,7 @@ def test_a_game_without_an_account_is_an_error_and_no_score(
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
-    "row": (("--organism", "quokka", "--method", "mean-diference", "--seed", "0"), "did you mean mean-difference?"),
+    "row": (("--organism", "quokka", "--method", "ranke", "--seed", "0"), "did you mean ranked?"),
     "organism": (("--organism", "quoka", "--method", ROW, "--seed", "0"), "did you mean quokka?"),
     "no row": (("--organism", "quokka", "--access", "evidence"), "needs the row whose evidence it is: --method ROW"),
     "needless row": (("--organism", "quokka", "--method", ROW, "--access", "questions"), "leave --method out"),
@@ -213,12 +221,9 @@ def test_evidence_that_is_not_what_it_was_is_refused(folder: Path, tmp_path: Pat
     (tmp_path / "elsewhere").write_bytes(kept)
     file.symlink_to(tmp_path / "elsewhere")
     assert "symbolic link" in refused(*arguments)
-    record = file.with_name("record.json")
-    document = json.loads(record.read_text())
-    document["hashes"]["judged"] = None
-    record.write_text(json.dumps(document))
+    edit(file.parent, lambda document: document["hashes"].update(judged=None))
     assert "`diffbench rescore` makes it" in refused(*arguments)
-    assert "no run folder" in refused(tmp_path / "nowhere", *arguments[1:])
+    assert "no such folder" in refused(tmp_path / "nowhere", *arguments[1:])
 
 
 def test_the_games_of_a_run_do_not_lead_out_of_it(folder: Path, tmp_path: Path, no_workers: None) -> None:
@@ -228,8 +233,10 @@ def test_the_games_of_a_run_do_not_lead_out_of_it(folder: Path, tmp_path: Path, 
     assert "symbolic link" in line and not list((tmp_path / "outside").iterdir())
 
 
-def test_a_run_can_be_made_where_games_were_played_before(recipe: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "new"
-    done(folder, "--organism", recipe, *FEW)
-    run(folder, recipe, ROW)
-    assert games(folder) and list((folder / "cells").iterdir())
+def test_games_do_not_keep_a_run_from_being_made_beside_them(recipe: Path, tmp_path: Path) -> None:
+    folder, config = tmp_path / "new", RunConfig(organisms=(str(recipe),), methods=(ROW,), tier="nano")
+    (folder / "games" / "some-game").mkdir(parents=True)
+    assert foresee(config, folder).cells
+    (folder / "other").mkdir()
+    with pytest.raises(RecordError, match="is no run folder"):
+        foresee(config, folder)

@@ -120,6 +120,19 @@ def test_nothing_that_names_method_pair_or_component_reaches_the_judge(bench: Be
         assert told not in asked, told
 
 
+def test_findings_without_words_get_those_of_a_logit_lens(bench: Bench) -> None:
+    activations = Activations.open(bench.comparison.path / "in" / "activations.safetensors")
+    diff = random_dictionary(activations, 40, 8, 3)
+    diff = found_by(diff, diff.order[:3].tolist())
+    bare = [
+        diff.findings[0],
+        *(one.model_copy(update={"tokens_up": (), "tokens_down": ()}) for one in diff.findings[1:]),
+    ]
+    first, *others = show(bench, replace(diff, findings=tuple(bare)), 0).evidence
+    assert first.evidence.tokens_up == diff.findings[0].tokens_up, "the method's own words stay"
+    assert all(one.evidence.tokens_up and one.evidence.tokens_down for one in others)
+
+
 def test_what_cannot_be_asked_is_not_applicable(bench: Bench, tmp_path: Path) -> None:
     diff = dictionary_diff("delta", layer=bench.comparison.facts().layer)
     none = score(bench, replace(diff, findings=()), 0, NO_CONTROLS, tmp_path).interpretability

@@ -30,7 +30,7 @@ from diffbench.grid import METHOD_CODE
 from diffbench.judge import Judge
 from diffbench.plugins import load_plugins
 from diffbench.record import Record
-from diffbench.rescore import RescoreOutcome, rescore
+from diffbench.rescore import RescoreOutcome, foresee, rescore
 from diffbench.stored_cell import VERSION, stored_cells
 
 pytest_plugins = ("run_factory",)
@@ -99,6 +99,18 @@ def test_a_run_that_is_up_to_date_is_left_alone(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(runner, "Workers", refuse)
     outcome = anew(folder)
     assert (outcome.reused, len(outcome.records), outcome.refused, outcome.failed) == (6, 6, (), ())
+    assert snapshot(folder) == before
+
+
+def test_what_a_paid_judge_would_cost_is_told_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert foresee(folder) == (0, None)
+    monkeypatch.setenv("DIFFBENCH_JUDGE_PRICE", "1,2")
+    before = snapshot(folder)
+    n, judging = foresee(folder, "openai:some-model")
+    assert n == len(ROWS) and judging is not None and judging.judge == "openai:some-model"
+    assert judging.usage.calls > 300 and judging.usage.cost is not None and judging.usage.cost > 0
+    result = CliRunner().invoke(main, ["rescore", str(folder), "--judge", "openai:some-model", "--dry-run"])
+    assert result.exit_code == 0 and f"{n} cells to score; judge openai:some-model" in result.stdout
     assert snapshot(folder) == before
 
 

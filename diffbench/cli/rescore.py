@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Examples: diffbench rescore runs/halfswap    |    diffbench rescore theirs --organism ours.yaml")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--judge", help="Who scores interpretability.  [default: who did]")
+@click.option("--judge", help="Who scores interpretability: NAME, or NAME:MODEL.  [default: who did]")
 @click.option(
     "--organism",
     "organisms",
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     help="Name or recipe file of an organism of the run, if it is not where the run says; repeat for several.",
 )
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side; scores do not depend on it.")
+@click.option("--dry-run", is_flag=True, help="Print how many cells would be scored and what a judge would cost.")
 @as_json
 @click.pass_context
 def rescore(
-    ctx: click.Context, run: Path, judge: str | None, organisms: tuple[str, ...], jobs: int | None, as_json: bool
+    ctx: click.Context,
+    run: Path,
+    judge: str | None,
+    organisms: tuple[str, ...],
+    jobs: int | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Score every finished cell of a run anew from the Diff that it kept. No method is run, or need be installed.
 
@@ -37,10 +44,18 @@ def rescore(
     Cells that are up to date are reused; another judge's rows stand beside the old ones. Exit code 1 if a cell could
     not be re-scored.
     """
+    from diffbench.rescore import foresee
     from diffbench.rescore import rescore as score_anew
     from diffbench.run_folder import find_run
 
     folder = find_run(run)
+    if dry_run:
+        n, judging = foresee(folder, judge, organisms)
+        if as_json:
+            echo_json({"cells": n, "judging": None if judging is None else judging.model_dump()})
+        else:
+            click.echo(f"{n} cells to score" + ("" if judging is None else f"; {judging}"))
+        return
     started = time.monotonic()
     with progress() as notify, log_on_stderr():
         outcome = score_anew(folder, notify, judge=judge, organisms=organisms, jobs=jobs)

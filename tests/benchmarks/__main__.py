@@ -21,6 +21,7 @@ PARTS = {
     "harvest": "harvest_speed",
     "grid": "grid_time",
     "score": "scoring_time",
+    "judge": "judging_time",
     "exclusive": "exclusive_latents",
     "gpu": "gpu_speed",
 }
