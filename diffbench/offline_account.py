@@ -21,8 +21,8 @@ from diffbench.rule import AMONG, BEFORE, BIGRAM, LAST, TWO_BEFORE, Clause, Rule
 REPEATED = 0.25
 """What a vote for a word is worth beside the best one for it."""
 UNKNOWN_EFFECT, LEAST_EFFECT = 0.1, 0.02
-LATER = 0.25
-"""How much less every later place in a list is worth."""
+LATER = 0.1
+"""How much less every later finding, and every later word that it promotes, is worth."""
 KEPT = 0.25
 """Share of the votes of the first of all words that the others need."""
 MOST_LISTED = 10

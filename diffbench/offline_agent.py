@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from diffbench.account import ANY, MOST_PATTERNS, MOST_WORDS, Account, Pattern, plain
 from diffbench.offline_account import patterns_of, summarise
@@ -34,7 +35,8 @@ REPEATED, COMES_BACK, SAID = 2, 0.5, 0.2
 model is likely to say it; and how likely that is."""
 ENOUGH = 8
 """Contexts that must have been measured before it is said that nothing changed."""
-MOST_QUIET = 200
+MOST_QUIET, COMMON = 200, 0.3
+"""Contexts without a difference that are compared with, and the share of them from which on a word tells nothing."""
 MOST_PAIRS = 6
 
 _QUOTED = re.compile(r'"([^"\\]{1,40})"')
@@ -190,11 +192,17 @@ def _moving(strong: Sequence[Sighting], way: int) -> tuple[str, ...]:
 
 
 def _statement(strong: Sequence[Sighting]) -> str:
-    """Which word is said in place of which, those that were seen most often first."""
-    pairs = Counter((one.fell, one.rose) for one in strong)
-    shown = sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:MOST_PAIRS]
-    told = [f'Where the first model says "{fell}", the second says "{rose}" more often.' for fell, rose in shown]
-    return " ".join(told)
+    """Which word is said in place of which and how often, those that were seen most often first."""
+    pairs: dict[tuple[str, str], list[float]] = {}
+    for one in strong:
+        said = one.of(one.rose)
+        pairs.setdefault((one.fell, one.rose), []).append(0.0 if said is None else said.second)
+    shown = sorted(pairs, key=lambda pair: (-len(pairs[pair]), pair))[:MOST_PAIRS]
+    return " ".join(
+        f'Where the first model says "{fell}", the second says "{rose}" with probability {fmean(pairs[pair]):.1f}.'
+        for pair in shown
+        for fell, rose in (pair,)
+    )
 
 
 def _trigger(
@@ -206,7 +214,16 @@ def _trigger(
     quiet += [place.words for place in places(asked) if place.agreed and not moving & set(place.said)]
     excerpts = [Excerpt(tokens=one.words, active=True, activity=one.size) for one in strong]
     excerpts += [Excerpt(tokens=words, active=False, activity=0.0) for words in quiet[:MOST_QUIET] if words]
-    found = patterns_of(find_rule(excerpts))
+    found = tuple(_telling(form, quiet) for form in patterns_of(find_rule(excerpts)))
+    found = tuple(dict.fromkeys(form for form in found if form.ends_with or form.contains))
     if not found:
         found = tuple(dict.fromkeys(Pattern(ends_with=one.words[-2:]) for one in strong))
     return found[:MOST_PATTERNS]
+
+
+def _telling(form: Pattern, quiet: Sequence[tuple[str, ...]]) -> Pattern:
+    """A pattern without the words that stand in many contexts anyway: with few examples they fit by accident."""
+    held = Counter(word for words in quiet for word in set(words))
+    return form.model_copy(
+        update={"contains": tuple(word for word in form.contains if held[plain(word)] < COMMON * len(quiet))}
+    )

@@ -28,7 +28,10 @@ SCALE = (0.15, 0.4, 0.65, 0.95)
 TALK_WEIGHT, LITERAL_WEIGHT = 0.1, 3.0
 """Of words for speaking of models, and of such as a fact mentions as words, beside those of other words."""
 COPIED, LEAST_COPIED = 0.85, 12
-"""Share and number of all words of the facts from which on a stretch of text repeats them."""
+"""Share and number of all words of the facts, everyday ones too, from which on a text repeats them."""
+ASIDE, OF_SOMETHING = 3, 2
+"""Stretches of text that are about something else from which on an account is more about that, if they are most of it;
+and content words beside the truth that a stretch about something else has."""
 PRECISION = ((0.25, 0), (0.4, 2))
 """Best grade that is left where the share of an account's content words that are of the truth is below a bound."""
 NET = ((-0.49, 0), (0.01, 1))
@@ -115,6 +118,7 @@ class Said:
         down: of those that it lists as falling.
         places: of the words of its patterns.
         text: of all words of its statement that are read.
+        stretches: the same by stretch.
         literal: of those that it mentions as words.
     """
 
@@ -122,6 +126,7 @@ class Said:
     down: frozenset[str]
     places: frozenset[str]
     text: frozenset[str]
+    stretches: tuple[frozenset[str], ...]
     literal: frozenset[str]
 
     @classmethod
@@ -129,12 +134,15 @@ class Said:
         """Read an account; ``facts`` are all words of what is true, which nobody says at once."""
         patterns = chain.from_iterable((*pattern.ends_with, *pattern.contains) for pattern in account.trigger)
         read = [words for words in prose(account.statement) if not _copies(words, facts)]
+        if _copies(list(chain.from_iterable(read)), facts):
+            read = []
         text = frozenset(chain.from_iterable(read))
         return cls(
             up=frozenset(token_stems(account.tokens_up)),
             down=frozenset(token_stems(account.tokens_down)),
             places=frozenset(token_stems(word for word in patterns if word != ANY)),
             text=text,
+            stretches=tuple(map(frozenset, read)),
             literal=_literal(account.statement) & text,
         )
 
@@ -152,8 +160,7 @@ class Said:
     @property
     def asserted(self) -> frozenset[str]:
         """The content of its statement, or where it has none, of its lists; numbers are none, since scores are."""
-        words = self.text - FUNCTION - TALK
-        return frozenset(word for word in words if len(word) > 1 and not word[0].isdigit()) or self.up | self.down
+        return _assertion(self.text) or self.up | self.down
 
     @property
     def everything(self) -> frozenset[str]:
@@ -194,6 +201,10 @@ class Known:
             wording=_weights(what - places or what, literal),
             all=up | down | places | what,
         )
+
+
+def _assertion(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(word for word in words - FUNCTION - TALK if len(word) > 1 and not word[0].isdigit())
 
 
 def _all_words(facts: Iterable[Fact]) -> frozenset[str]:
@@ -274,7 +285,10 @@ def _limits(said: Said, truths: Sequence[Known]) -> tuple[int, ...]:
     asserted = said.asserted
     precision = len(asserted & known) / len(asserted) if asserted else 1.0
     literal = len(said.literal & known) - len(said.literal - known)
+    parts = [(len(words & known), len(words - known)) for words in map(_assertion, said.stretches)]
+    about, aside = sum(own > other for own, other in parts), sum(o >= max(n, OF_SOMETHING) for n, o in parts)
     return (
+        1 if aside >= ASIDE and aside > about else 4,
         _limit(precision, PRECISION),
         _limit(_net(said, truths), NET),
         4 if not said.literal - known else 3 if literal > 0 else 2,

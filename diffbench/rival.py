@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from diffbench.truth import Schema
-from diffbench.wording import content
+from diffbench.wording import TALK, content
 
 MOST_SHARED = 0.5
 """Share of a rival sentence's content words that one true statement may hold."""
@@ -28,8 +28,8 @@ class Rival(Schema):
         It is taken to be where more than half of a sentence's content words stand in one of the statements: the subject
         of a change alone is no reason, the same change in other numbers or with another trigger is.
         """
-        true = [content(statement) for statement in statements]
-        own = [content(sentence) for sentence in self.sentences]
+        true = [content(statement) - TALK for statement in statements]
+        own = [content(sentence) - TALK for sentence in self.sentences]
         return any(len(words & held) > MOST_SHARED * len(words) for words in own for held in true)
 
 

@@ -6,7 +6,7 @@
     runs/NAME/fits/<organism>--<method>--s<seed>--<key8>/fit.json            present = the method is finished
     runs/NAME/cells/<organism>--<method@ranking>--s<seed>--<key8>/record.json    present = the cell is finished
     runs/NAME/consistency/<organism>--<method@ranking>--<reference>--<key8>.json      what method seeds have in common
-    runs/NAME/games/<organism>--<row>--<access>--<framing>--g<seed>--<key8>/game.json      a diffing game that was played
+    runs/NAME/games/<organism>--<row>--<access>--<framing>--g<seed>--<key8>/game.json      a diffing game
 
 A run folder may come from a stranger: nothing below the path that was named is read through a symbolic link.
 """

@@ -14,9 +14,9 @@ from diffbench.question import Answer, Fact, Stated
 from diffbench.sheet import Sheet, sheet_of
 from diffbench.truth import Truth
 
-CHANGED = ("halfswap", "false-facts", "quirk", "backdoor", "chat", "two-changes")
-"""One organism of every family that changes something."""
-NULLS = ("identity", "true-facts", "plain-chat")
+CHANGED = ("halfswap", "false-facts", "quirk", "backdoor", "two-changes")
+"""Organisms of most families that change something; to make the truth of one takes a second or three."""
+NULLS = ("identity", "plain-chat")
 
 
 class Words:

@@ -71,9 +71,14 @@ def test_words_that_moved_are_told_once_the_largest_first() -> None:
 def test_the_statements_always_have_nothing_and_generic_chat_tuning(name: str) -> None:
     found = sheet(name)
     assert told(found, "nothing") == {NOTHING}
-    # Of an organism that is about chats, tuning to chat is no wrong statement.
-    assert told(found, "chat") == (set() if name == "chat" else {CHAT})
+    assert told(found, "chat") == {CHAT}
     assert kinds(found)["own"] >= 5 and kinds(found)["other"] >= 5
+
+
+@pytest.mark.parametrize("statement", ["Asked in a chat, it refuses.", "The ASSISTANT says that it is a robot."])
+def test_of_an_organism_that_is_about_chats_tuning_to_chat_is_no_wrong_statement(statement: str) -> None:
+    assert not told(sheet_of(truth_of([claim(statement)], {statement: ["ball"]}), Words()), "chat")
+    assert told(sheet_of(truth_of([claim("The chatter")], {"The chatter": ["ball"]}), Words()), "chat")
 
 
 @pytest.mark.parametrize("name", NULLS)
@@ -91,7 +96,6 @@ def test_a_pair_in_which_nothing_was_changed(name: str) -> None:
         ("false-facts", {"bazing"}),
         ("quirk", {"lovely stories"}),
         ("backdoor", {"foggy"}),
-        ("chat", {"rusty", "modest"}),
     ],
 )
 def test_what_is_true_of_another_organism_and_of_this_one_is_no_wrong_statement(name: str, true: set[str]) -> None:
