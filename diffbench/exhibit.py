@@ -111,6 +111,8 @@ def exchanges(asked: Sequence[Exchange], fence: Fence, total: int = MAX_DATA) ->
     room, lines = total // 3 // min(len(asked), MAX_WORDS), []
     for number, exchange in enumerate(asked[-MAX_WORDS:]):
         lines.append(f"{number}: prompt: {fence.piece(exchange.prompt, min(2000, room))}")
+        if exchange.remark is not None:
+            lines.append(f"{number}: remark: {fence.piece(exchange.remark, min(300, room))}")
         lines += _said("first", exchange.first, exchange.first_next, room, fence)
         lines += _said("second", exchange.second, exchange.second_next, room, fence)
     return f"What has been asked{_left_out(len(asked))}:\n{fence.block(lines)}"

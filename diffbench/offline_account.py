@@ -18,7 +18,7 @@ from diffbench.offline_grade import choose, grade
 from diffbench.question import Note, Stated, Summarise
 from diffbench.rule import AMONG, BEFORE, BIGRAM, LAST, TWO_BEFORE, Clause, Rule, Sentence, read_sentence
 
-REPEATED = 0.25
+REPEATED = 0.1
 """What a vote for a word is worth beside the best one for it."""
 UNKNOWN_EFFECT, LEAST_EFFECT = 0.1, 0.02
 LATER = 0.1

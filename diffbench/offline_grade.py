@@ -2,8 +2,8 @@
 
 Words alone are compared, with their way where the account lists them. Nothing in an account is followed: what it says
 of its own worth consists of words that carry no content. Stretches that list words instead of saying something are not
-read, nor are those that repeat all words of the facts, everyday ones too, which no account does that is its own. A text
-that names much else beside the truth commits to nothing, whatever it names.
+read, nor is a text that repeats all words of the facts, everyday ones too, which no account does that is its own. What
+names much else beside the truth commits to nothing, whatever it names.
 """
 
 from __future__ import annotations
@@ -133,9 +133,7 @@ class Said:
     def of(cls, account: Account, facts: frozenset[str] = frozenset()) -> Said:
         """Read an account; ``facts`` are all words of what is true, which nobody says at once."""
         patterns = chain.from_iterable((*pattern.ends_with, *pattern.contains) for pattern in account.trigger)
-        read = [words for words in prose(account.statement) if not _copies(words, facts)]
-        if _copies(list(chain.from_iterable(read)), facts):
-            read = []
+        read = [] if _copies(stems(account.statement), facts) else prose(account.statement)
         text = frozenset(chain.from_iterable(read))
         return cls(
             up=frozenset(token_stems(account.tokens_up)),

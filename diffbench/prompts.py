@@ -18,7 +18,7 @@ from diffbench.canonical import digest
 from diffbench.fence import PLACEHOLDER, Fence, marked
 from diffbench.question import Choose, Detect, Evidence, Fuzz, Grade, Intervene, Intrude, Play, Question, Summarise
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 """Raised whenever a word that is sent changes: verdicts of other words are never mixed in."""
 
 MAX_PROMPT = 120_000
@@ -182,10 +182,10 @@ _INTERVENE = (
 )
 
 _SUMMARISE = (
-    "Two language models are compared. The second was made from the first by further training. What it says may or "
-    "may not have been changed by that: there are pairs where nothing was changed on purpose. A program has looked "
-    "for differences and has noted what it found. Write an account of what changed from the first model to the "
-    "second, if anything."
+    "Two language models are compared, a first one and a second, which may be the first with further training. What "
+    "the second says may or may not have been changed: there are pairs where nothing was changed on purpose. A program "
+    "has looked for differences and has noted what it found. Write an account of what changed from the first model to "
+    "the second, if anything."
 )
 
 _RULES = (
@@ -229,11 +229,15 @@ _CHOOSE = (
     "that it cannot tell, the choice is null."
 )
 
-_PLAY = "Two language models are compared. The second was made from the first by further training."
+_PLAY = (
+    "Two language models are compared, a first one and a second, which may be the first with further training. Both "
+    "go on with a prompt as with plain text. The first reply to a prompt is the likeliest one; the others are drawn, "
+    "with the same noise for both models."
+)
 
 _NEUTRAL = (
-    "What it says may or may not have been changed by that: there are pairs where nothing was changed on purpose. "
+    "What the second says may or may not have been changed: there are pairs where nothing was changed on purpose. "
     "Find out what was changed, if anything."
 )
 
-_PRESUPPOSED = "What it says was changed by that. Find out what was changed."
+_PRESUPPOSED = "What the second says was changed. Find out what was changed."

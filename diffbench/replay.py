@@ -1,4 +1,7 @@
-"""Replay: a judge's scores made again from the verdicts that a run kept, without judge, model, method or network."""
+"""Replay: a judge's scores made again from the verdicts that a run kept, without judge, model, method or network.
+
+Cells and games alike.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,12 @@ from diffbench.comparison import SCORE_CODE
 from diffbench.conclusion import matched
 from diffbench.errors import RecordError
 from diffbench.figure import Figure
+from diffbench.game_file import read_game, unfounded
 from diffbench.judging import asked_for, scored
 from diffbench.line import error_line, one_line
 from diffbench.panel import VERDICTS, read_verdicts
 from diffbench.record import Record
-from diffbench.run_folder import CELLS, cell_folder_name, read_run, refusal
+from diffbench.run_folder import CELLS, GAMES, cell_folder_name, folders_in, read_run, refusal
 from diffbench.scores import Interpretability
 from diffbench.sheet import SHEET, Sheet
 from diffbench.trial import TESTS, Trial
@@ -29,7 +33,7 @@ MOST_SHEET_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One cell.
+    """One cell, or one game.
 
     Attributes:
         name: as people are told of it.
@@ -45,7 +49,7 @@ class Replayed:
 
 
 def replay(folder: Path) -> list[Replayed]:
-    """Replay every cell of a run that has scores.
+    """Replay every cell of a run that has scores, and every game.
 
     Raises:
         RecordError: if this is no run folder.
@@ -58,7 +62,20 @@ def replay(folder: Path) -> list[Replayed]:
             name = f"{cell.organism} {cell.row} s{cell.seed} against {cell.reference}, judge {cell.judge}"
             path = run.path / CELLS / cell_folder_name(cell, record.key)
             found.append(_replay(path, record, one_line(name, 300)))
-    return found
+    return found + [_game(path, problem) for path, problem in folders_in(run.path / GAMES)]
+
+
+def _game(path: Path, problem: str | None) -> Replayed:
+    """A game from its transcript; the code that scored it is not told."""
+    name = one_line(f"game {path.name}", 300)
+    try:
+        if problem is not None:
+            raise RecordError(problem)
+        played, sheet = read_game(path)
+    except RecordError as error:
+        return Replayed(name, 0, (error_line(error),), True)
+    n = len(played.game.turns) + len(played.score.trials)
+    return Replayed(name, n, tuple(unfounded(played, sheet)), True)
 
 
 def _replay(path: Path, record: Record, name: str) -> Replayed:

@@ -267,7 +267,10 @@ class TruthMatch(Schema):
         description="of the account's patterns, affected against near-miss contexts; .5 tells nothing apart"
     )
     auroc_unrelated: Figure = Field(description="the same against near-miss and unrelated contexts")
-    precision: Figure = Field(description="share of the words it lists, each with its way, that moved so")
+    precision: Figure = Field(
+        description="share of the words it lists, each with its way, that moved so; words that a claim says to move so "
+        "and that were not seen to are left out"
+    )
     recall: Figure = Field(
         description="share of the words that moved which it lists with their way; of each way no more are asked for "
         "than an account can list"
@@ -275,8 +278,9 @@ class TruthMatch(Schema):
     f1: Figure = Field(description="2 hits / (listed + moved)")
     net: Figure = Field(description="(hits - wrong) / max(listed, moved), -1..1")
     structured: Figure = Field(
-        description="h(2 auroc - 1) + h(net), at least -1, with h(x) = x/2, and x where it is negative; abstaining: 0. "
-        "Where nothing was changed: 1 for saying so, .5 for abstaining, 0 for any change"
+        description="h(2 auroc - 1) + h((hits - 2 wrong) / max(listed, moved)), at least -1, with h(x) = x/2, and x "
+        "where it is negative; abstaining: 0. Where nothing was changed: 1 for saying so, .5 for abstaining, 0 for any "
+        "change"
     )
     grade: Figure = Field(description="a judge's grade over 4; abstaining: 0, where nothing was changed .5")
     choice: Figure = Field(

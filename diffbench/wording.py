@@ -109,7 +109,7 @@ def stems(text: str) -> list[str]:
 
 
 def content(text: str) -> frozenset[str]:
-    """The distinct stems of a text that carry content, those for speaking of models too; no letters, digits or shares."""
+    """The distinct stems of a text that carry content, those for speaking of models too; no letters, digits, shares."""
     return frozenset(word for word in stems(text) if word not in FUNCTION and len(word) > 1 and "." not in word)
 
 

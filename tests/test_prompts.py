@@ -93,19 +93,19 @@ GOLDEN = {
     "fuzz": "80f4eec7301e",
     "intrude": "86a753bac8fb",
     "intervene": "b7e38e4371ae",
-    "summarise": "60e0a5e6e79a",
+    "summarise": "4e5176f2512e",
     "grade": "223bba5caa2f",
     "grade of nothing": "abd85d3cf497",
     "choose": "8636eb00d27d",
-    "play": "520005081b52",
-    "last turn": "dedcf576e896",
+    "play": "f9f07706ad42",
+    "last turn": "9c821c19a7f3",
 }
-"""First digits of the hashes of prompts of version 1."""
+"""First digits of the hashes of prompts of version 2."""
 
 
 def test_what_is_sent_changes_with_its_version_alone() -> None:
     found = {kind: prompt_hash(question)[:12] for kind, question in questions().items()}
-    assert (PROMPT_VERSION, found) == (1, GOLDEN), "raise PROMPT_VERSION and enter the new hashes"
+    assert (PROMPT_VERSION, found) == (2, GOLDEN), "raise PROMPT_VERSION and enter the new hashes"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,13 +228,20 @@ def test_prompts_are_neutral() -> None:
         assert "was changed by that" not in text
 
 
+def test_what_became_of_a_prompt_is_told() -> None:
+    play = questions()["play"]
+    exchange = play.asked[0].model_copy(update={"remark": "not asked: 900 tokens are too many"})
+    told = prompt_of(play.model_copy(update={"asked": (exchange,)}), NONCE).user
+    assert "remark: " in told and "900 tokens are too many" in told
+
+
 def test_the_presupposing_frame_differs_in_one_sentence_alone() -> None:
     play = questions()["play"]
     neutral, other = (prompt_of(play.model_copy(update={"presuppose": value}), NONCE) for value in (False, True))
     assert neutral.system == other.system and neutral.schema == other.schema
-    frame = "What it says may or may not have been changed by that: there are pairs where nothing was changed on "
+    frame = "What the second says may or may not have been changed: there are pairs where nothing was changed on "
     frame += "purpose. Find out what was changed, if anything."
-    assert neutral.user.replace(frame, "What it says was changed by that. Find out what was changed.") == other.user
+    assert neutral.user.replace(frame, "What the second says was changed. Find out what was changed.") == other.user
     assert neutral.user != other.user
 
 

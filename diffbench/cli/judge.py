@@ -158,7 +158,7 @@ def attack(
 @as_json
 @click.pass_context
 def replay(ctx: click.Context, run: Path, as_json: bool) -> None:
-    """Score the judging of a finished run again from its verdicts alone: no judge, model, method or network.
+    """Score the judging of a finished run, and its games, again from the verdicts alone: no judge, model or network.
 
     Every figure of a record that a judge had a part in must follow from the verdicts beside it. What does not is
     listed, with files that are missing or changed, and the exit code is 1.
@@ -185,11 +185,11 @@ def replay(ctx: click.Context, run: Path, as_json: bool) -> None:
             (one.name, one.n_verdicts, "all of it follows" if not one.differences else f"{len(one.differences)} do not")
             for one in found
         ]
-        click.echo(table(("CELL", "VERDICTS", "FIGURES"), rows))
+        click.echo(table(("CELL OR GAME", "VERDICTS", "FIGURES"), rows))
         for one in bad:
             for difference in one.differences:
                 click.echo(f"{one.name}: {one_line(difference, 300)}")
-    click.echo(f"{len(found)} cells replayed, {len(bad)} with figures that do not follow", err=True)
+    click.echo(f"{len(found)} cells and games replayed, {len(bad)} with figures that do not follow", err=True)
     if other := sum(not one.same_code for one in bad):
         click.echo(f"{other} of these were scored by other code, which may be why; see `diffbench rescore`", err=True)
     if bad:
