@@ -93,12 +93,12 @@ GOLDEN = {
     "fuzz": "80f4eec7301e",
     "intrude": "86a753bac8fb",
     "intervene": "b7e38e4371ae",
-    "summarise": "4e5176f2512e",
+    "summarise": "409aa026da05",
     "grade": "223bba5caa2f",
     "grade of nothing": "abd85d3cf497",
     "choose": "8636eb00d27d",
-    "play": "f9f07706ad42",
-    "last turn": "9c821c19a7f3",
+    "play": "a9e1a11d08a2",
+    "last turn": "c8cbb960c3b8",
 }
 """First digits of the hashes of prompts of version 2."""
 
