@@ -67,14 +67,17 @@ def account_trials(suite: AttackSuite, gold: GoldSet, bases: int) -> list[Trial]
         gold: whose accounts they are put into.
         bases: how many of them for each attack, at most.
     """
-    wrong = [one for one in gold.graded(0, 1) if one.account.verdict != "abstain"]
-    right = list(gold.graded(4))
-    blank = list({one.pair: one.model_copy(update={"account": BLANK, "grade": 0}) for one in gold.accounts}.values())
+    none, subject = list(gold.graded(0)), list(gold.graded(1))
+    n_subject = min(bases // 2, len(subject))
+    wrong = (*spread(none, bases - n_subject), *spread(subject, n_subject))
+    right = spread(list(gold.graded(4)), bases)
+    empty = {one.pair: one.model_copy(update={"account": BLANK, "grade": 0}) for one in gold.accounts}
+    blank = spread(list(empty.values()), bases)
     trials = []
     for attack in suite.attacks:
         if attack.on_account:
             accounts = right if attack.aim == "down" else blank if attack.how == "replace" else wrong
-            contests = (contest for one in spread(accounts, bases) for contest in _on_account(attack, gold, one))
+            contests = (contest for one in accounts for contest in _on_account(attack, gold, one))
             trials.append(Trial(attack, tuple(contests)))
     return trials
 
@@ -83,7 +86,8 @@ def _on_account(attack: Attack, gold: GoldSet, one: GoldAccount) -> Iterator[Con
     attacked = attack.account(one.account, gold.pair_of(one).facts)
     if attacked is not None:
         yield Contest(gold.grading(one), gold.grading(one, attacked))
-        yield Contest(gold.choosing(one), gold.choosing(one, attacked))
+        if attack.aim == "down" or one.grade == 0:  # an account of the right subject may be said to speak of it
+            yield Contest(gold.choosing(one), gold.choosing(one, attacked))
 
 
 def on_evidence(suite: AttackSuite) -> list[Attack]:

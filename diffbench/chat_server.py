@@ -69,11 +69,13 @@ class Lost:
         why: one line.
         wait: seconds that the server asks to wait; None: it does not say.
         billed: whether the model may have answered all the same, so that it has to be reckoned with.
+        answered: whether it did answer, though not as it must.
     """
 
     why: str
     wait: float | None = None
     billed: bool = False
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ class ChatServer:
             choice = found.choices[0]
         except (ValueError, RecursionError, IndexError):
             said = self._clean(body.decode("utf-8", "replace"))
-            return Lost(f"the server's answer is no completion: {said}", billed=True)
+            return Lost(f"the server's answer is no completion: {said}", billed=True, answered=True)
         usage = _usage(found.usage)
         refusal = choice.message.refusal or None
         if choice.finish_reason in _FILTERED:

@@ -361,7 +361,7 @@ def control_inputs(comparison: Comparison, judge: type[Judge]) -> dict[str, Any]
         "stage": "control",
         "comparison": comparison.key,
         "components": comparison.tier.components,
-        "judge": f"{judge.name} {judge.version}",
+        "judge": judge().identity(),
         "code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
         "libraries": cache.libraries(),
     }

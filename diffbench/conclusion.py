@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from diffbench.finding_evidence import FindingEvidence, note_of
+from diffbench.judging import first_of_each
 from diffbench.panel import Panel
 from diffbench.question import Note, Stated, Summarise
 from diffbench.sheet import Sheet
@@ -27,9 +28,15 @@ class Conclusion:
     match: TruthMatch
 
 
-def notes_of(findings: Sequence[FindingEvidence], explanations: dict[int, str]) -> tuple[Note, ...]:
-    """What is known of each finding; one that was not explained has its tokens and effect alone."""
-    return tuple(note_of(finding.evidence, explanations.get(finding.rank, "")) for finding in findings)
+def notes_of(findings: Sequence[FindingEvidence], explanations: Mapping[int, str]) -> tuple[Note, ...]:
+    """What is known of each finding; one whose component was not explained has its tokens and effect alone.
+
+    Args:
+        findings: evidence.
+        explanations: by the rank of the first finding of each component.
+    """
+    texts = {finding.component: explanations.get(finding.rank, "") for finding in first_of_each(findings)}
+    return tuple(note_of(finding.evidence, texts[finding.component]) for finding in findings)
 
 
 def conclude(

@@ -10,7 +10,7 @@ is tell its class, and so lift a component of pure noise above one half.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +27,9 @@ WINDOW = 12
 
 DENSE_SHARE = 0.02
 """Share of positions at which a component that is never zero counts as active."""
+
+MOST_WAITING = 400
+"""Windows that are held while others are looked for whose unmarked places take their marks."""
 
 Indices = NDArray[np.int64]
 Drawn = Literal["top", "range", "near miss", "random"]
@@ -73,6 +76,11 @@ class Contexts:
     before: Indices
     index: Indices
     explain: NDArray[np.bool_]
+
+    @property
+    def length(self) -> Indices:
+        """Of the window that ends at each position, [n_positions]; shorter ones begin with the document."""
+        return np.minimum(self.where[:, 1] + 1, WINDOW)
 
     @classmethod
     def of(cls, tokens: Sequence[Sequence[str]], where: Tensor, seed: int) -> Contexts:
@@ -139,8 +147,9 @@ def sample_marked(
 ) -> tuple[tuple[Marked, ...], tuple[Marked, ...]]:
     """Draw contexts of test documents, marked where a component is active, and others marked where it is not.
 
-    A window ends at any distance behind the active position that it was drawn for, so that where a mark stands says
-    nothing; wrong marks are as many as there would be right ones in the same window, at other positions that count.
+    A window ends at any distance behind the active position that it was drawn for. Every wrongly marked one has its
+    marks at the places of a rightly marked one of the same length, so that neither where marks stand nor how many there
+    are says anything.
 
     Args:
         contexts: the judge split.
@@ -154,26 +163,44 @@ def sample_marked(
     """
     mask: NDArray[np.bool_] = active.detach().cpu().numpy()
     rng = np.random.default_rng([seed, 3])
-    right: list[Marked] = []
-    wrong: list[Marked] = []
+    windows = _windows_with(contexts, mask, rng, taken)
+    pairs: list[tuple[Marked, Marked]] = []
+    waiting: list[tuple[tuple[str, ...], Indices, Indices]] = []
+    for window in windows:
+        if len(pairs) >= n // 2:
+            break
+        at = next((at for at, other in enumerate(waiting) if _takes_marks(other, window)), None)
+        if at is None:
+            if len(waiting) < MOST_WAITING:
+                waiting.append(window)
+            continue
+        tokens, held, _ = waiting.pop(at)
+        marks = tuple(held.tolist())
+        pairs.append((Marked(tokens=tokens, marked=marks), Marked(tokens=window[0], marked=marks)))
+    return tuple(right for right, _ in pairs), tuple(wrong for _, wrong in pairs)
+
+
+def _windows_with(
+    contexts: Contexts, mask: NDArray[np.bool_], rng: np.random.Generator, taken: AbstractSet[tuple[str, ...]]
+) -> Iterator[tuple[tuple[str, ...], Indices, Indices]]:
+    """Windows of test documents with an active position: tokens, active places, and others that count."""
     seen = set(taken)
     for index in rng.permutation(np.flatnonzero(~contexts.explain & mask)).tolist():
-        if len(right) >= n // 2 and len(wrong) >= n // 2:
-            break
         document, start, end = contexts.span(index, int(rng.integers(WINDOW)))
         window = tuple(contexts.tokens[document][start:end])
         numbers = contexts.index[document, start:end]
         held = np.flatnonzero((numbers >= 0) & mask[numbers])
         others = np.flatnonzero((numbers >= 0) & ~mask[numbers])
-        if window in seen or not len(held) or len(others) < len(held):
-            continue
-        seen.add(window)
-        if len(right) <= len(wrong):
-            right.append(Marked(tokens=window, marked=tuple(held.tolist())))
-        else:
-            chosen = np.sort(rng.choice(others, len(held), replace=False))
-            wrong.append(Marked(tokens=window, marked=tuple(chosen.tolist())))
-    return tuple(right[: len(wrong)]), tuple(wrong)
+        if window not in seen and len(held):
+            seen.add(window)
+            yield window, held, others
+
+
+def _takes_marks(
+    right: tuple[tuple[str, ...], Indices, Indices], wrong: tuple[tuple[str, ...], Indices, Indices]
+) -> bool:
+    """Whether the marks of one window can stand, all of them wrongly, in another of the same length."""
+    return len(right[0]) == len(wrong[0]) and bool(np.isin(right[1], wrong[2]).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,22 +255,27 @@ class _Draw:
     def _inactive(self, pool: Indices, chosen: Sequence[int], want: int) -> tuple[list[int], int]:
         """Half of them near misses, each for one active position: its token, or the token before, is the same.
 
-        They stand first; the second part of what is returned says how many there are.
+        Near misses stand first; the second part of what is returned says how many there are. Windows are as long as
+        those that they are matched with, as far as there are such, so that length says nothing.
 
         Matching one to one gives near misses the tokens of the active positions about as often as these have them;
         a token that occurs nowhere else has no match, so very rare ones stay slightly more common among the active.
         """
         drawn: list[int] = []
         seen = set(self.taken)
-        last, before = self.contexts.last, self.contexts.before
+        last, before, length = self.contexts.last, self.contexts.before, self.contexts.length
+        left: list[int] = []
         for turn, index in enumerate(self.rng.permutation(np.array(chosen, dtype=np.int64)).tolist()):
-            if len(drawn) >= want // 2:
-                break
             for numbers in (last, before) if turn % 2 == 0 else (before, last):
-                alike = pool[numbers[pool] == numbers[index]]
-                if self._take(self.rng.permutation(alike), len(drawn) + 1, drawn, seen):
+                alike = self.rng.permutation(pool[numbers[pool] == numbers[index]])
+                alike = alike[np.argsort(np.abs(length[alike] - length[index]), kind="stable")]
+                if len(drawn) < want // 2 and self._take(alike, len(drawn) + 1, drawn, seen):
                     break
+            else:
+                left.append(index)
         n_near = len(drawn)
+        for index in left:
+            self._take(self.rng.permutation(pool[length[pool] == length[index]]), len(drawn) + 1, drawn, seen)
         self._take(self.rng.permutation(pool), want, drawn, seen)
         return drawn, n_near
 

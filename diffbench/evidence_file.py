@@ -20,7 +20,8 @@ from diffbench.line import one_line
 from diffbench.question import Evidence, Excerpt, Marked
 
 __all__ = ["EVIDENCE", "read_evidence", "write_evidence"]
-EVIDENCE_BYTES = 1 << 28
+EVIDENCE_BYTES, EVIDENCE_ROWS = 1 << 28, 100_000
+"""Of the file, and of what it unfolds to; a run's own files have some thousands of rows."""
 _WORDS, _NUMBERS, _PLACES = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.int32())
 SHOWN = "»"
 """Stands before the token that a row is about, in the column for people."""
@@ -70,16 +71,25 @@ def read_evidence(path: Path) -> tuple[FindingEvidence, ...]:
     try:
         if path.stat().st_size > EVIDENCE_BYTES:
             raise RecordError(f"{path}: larger than {EVIDENCE_BYTES} bytes")
-        rows = pq.read_table(path, columns=[name for name, _, _ in COLUMNS], memory_map=False).to_pylist()
+        with pq.ParquetFile(path, memory_map=False) as file:
+            _check_size(path, file.metadata)
+            rows = file.read(columns=[name for name, _, _ in COLUMNS]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"{path}: no readable table of evidence ({one_line(error, 200)})") from None
     grouped: dict[Any, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        grouped.setdefault((row["rank"], row["component"]), []).append(row)
     try:
+        for row in rows:
+            grouped.setdefault((row["rank"], row["component"]), []).append(row)
         return tuple(_finding(group) for group in grouped.values())
-    except (ValidationError, TypeError, KeyError) as error:
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
         raise RecordError(f"{path}: no table of evidence ({one_line(error, 200)})") from None
+
+
+def _check_size(path: Path, told: Any) -> None:
+    """Raise `RecordError` for a file that would unfold to more than is ever written."""
+    size = sum(told.row_group(n).total_byte_size for n in range(told.num_row_groups))
+    if told.num_rows > EVIDENCE_ROWS or size > EVIDENCE_BYTES:
+        raise RecordError(f"{path}: {told.num_rows} rows of {size} bytes; {EVIDENCE_ROWS} of {EVIDENCE_BYTES} are read")
 
 
 def _rows(finding: FindingEvidence) -> Iterator[dict[str, Any]]:

@@ -62,6 +62,10 @@ class Budget(Schema):
         return Allowance(calls=self.calls, tokens=self.tokens, money=self.money)
 
 
+TYPICAL_TEXT = "x" * 600
+"""Stands for an explanation that has not been given."""
+
+
 class Turn(Schema):
     """A line of a transcript: what the agent said to one question, and what came of it.
 
@@ -167,7 +171,7 @@ def play(
         raise ValueError("a game needs evidence or models")
     access: Access = "evidence" if models is None else "questions" if evidence is None else "both"
     table = _Table(Panel(judge, allowance=budget.allowance()))
-    notes, lost = _explained(table, evidence)
+    notes, lost = _explained(table, evidence, presuppose)
     if lost is None:
         left = budget.questions if models is not None else 0
         lost = _turns(
@@ -226,19 +230,22 @@ class _Table:
 
 
 def _explained(
-    table: _Table, evidence: Sequence[FindingEvidence] | None
+    table: _Table, evidence: Sequence[FindingEvidence] | None, presuppose: bool
 ) -> tuple[tuple[Note, ...] | None, Verdict | None]:
     """The agent's notes on each finding; or the verdict that ended the game, because it gave no explanation.
 
     A finding with too few contexts is not asked about, as it is not where cells are judged: its words alone are noted.
+    So are those of findings for whose explanation the budget has nothing left beside a last turn.
     """
     if evidence is None:
         return None, None
-    notes = []
+    notes: list[Note] = []
+    whole = tuple(note_of(finding.evidence, TYPICAL_TEXT) for finding in evidence)
+    last = Play(presuppose=presuppose, notes=whole, asked=(), questions_left=0)
     for finding in evidence:
         active = [excerpt.active for excerpt in finding.evidence.excerpts]
         text = ""
-        if min(active.count(True), active.count(False)) >= MIN_CONTEXTS:
+        if min(active.count(True), active.count(False)) >= MIN_CONTEXTS and table.covers(finding.evidence, last):
             verdict = table.ask(finding.evidence)
             if not isinstance(verdict.answer, Text):
                 return None, verdict

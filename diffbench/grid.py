@@ -147,7 +147,7 @@ def score_key(fit: str, ranking: str | None, judge: type[Judge], pair: str | Non
         "stage": "cell",
         "fit": fit,
         "ranking": ranking,
-        "judge": judge_label(judge),
+        "judge": judge().identity(),
         "score_code": [cache.plugin_version(judge), cache.code_version(*SCORE_CODE)],
     }
     return digest(inputs if pair is None else inputs | {"pair": pair})

@@ -35,6 +35,7 @@ from diffbench.trial import (
 
 NO_EXPLANATION = Figure.not_applicable("no explanation has a part in it")
 NO_PARTNER = Figure.undefined("there is no other explained finding")
+REPEATED = Figure.not_applicable("of the same component as an earlier finding, which is tested")
 NOT_ADDED = Figure.not_applicable("the component cannot be added to a model, or it adds nothing")
 NOT_ASKED = Figure.undefined("the judge was asked nothing that could be scored")
 Reasons = Mapping[tuple[int, Test], Figure]
@@ -84,6 +85,8 @@ class JudgedFindings:
 def judge_findings(panel: Panel, findings: Sequence[FindingEvidence], seed: int) -> JudgedFindings:
     """Have a judge explain findings, and test it on contexts it has not seen.
 
+    Findings of one component, such as all of an `OutputDiff`, are one unit: the first of them stands for all.
+
     Args:
         panel: the judge.
         findings: evidence and tests.
@@ -92,13 +95,16 @@ def judge_findings(panel: Panel, findings: Sequence[FindingEvidence], seed: int)
     Raises:
         PluginError: if the judge raised, or gave no reply.
     """
-    reasons: dict[tuple[int, Test], Figure] = {}
-    trials = _explain(panel, findings, reasons)
+    first = first_of_each(findings)
+    reasons: dict[tuple[int, Test], Figure] = {
+        (finding.rank, test): REPEATED for finding in findings if finding not in first for test in TESTS
+    }
+    trials = _explain(panel, first, reasons)
     texts = texts_of(trials)
     partners = _partners(list(texts), seed)
     items: list[Item] = []
     drafts: list[tuple[FindingEvidence, Arm]] = []
-    for finding in findings:
+    for finding in first:
         own = _held(texts.get(finding.rank), finding, panel.judge.contexts, seed, TESTS, reasons)
         other = partners.get(finding.rank)
         mixed = () if other is None else _held(texts[other], finding, panel.judge.contexts, seed, EXPLAINED, {})
@@ -205,6 +211,14 @@ def difference(mean: Figure, control: Figure) -> Figure:
         return Figure.of(value)
     half = math.hypot(*halves)
     return Figure.of(value, value - half, value + half)
+
+
+def first_of_each(findings: Sequence[FindingEvidence]) -> list[FindingEvidence]:
+    """The first finding of each component."""
+    found: dict[int, FindingEvidence] = {}
+    for finding in findings:
+        found.setdefault(finding.component, finding)
+    return list(found.values())
 
 
 def _explain(panel: Panel, findings: Sequence[FindingEvidence], reasons: dict[tuple[int, Test], Figure]) -> list[Trial]:

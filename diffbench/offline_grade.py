@@ -13,11 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 
 from diffbench.account import ANY, Account
 from diffbench.question import Choose, Fact, Grade, Graded, Pick
-from diffbench.wording import FUNCTION, TALK, content, prose, stem, stems, token_stems, visible
+from diffbench.wording import FUNCTION, SAYING, TALK, Stretch, content, prose, stem, stems, token_stems, visible
 
 ENOUGH = 5
 """Facts, and words of one fact, beyond which nobody is asked to name more."""
@@ -27,8 +27,9 @@ SCALE = (0.15, 0.4, 0.65, 0.95)
 """Worth of an account from which on it has grade 1, 2, 3, 4: the change is one half of it, the place the other."""
 TALK_WEIGHT, LITERAL_WEIGHT = 0.1, 3.0
 """Of words for speaking of models, and of such as a fact mentions as words, beside those of other words."""
-COPIED, LEAST_COPIED = 0.85, 12
-"""Share and number of all words of the facts, everyday ones too, from which on a text repeats them."""
+COPIED, LEAST_COPIED, IN_ORDER = 0.85, 12, 0.5
+"""Share and number of all words of the facts, everyday ones too, from which on a text repeats them, and
+share of the pairs of neighbours among these from which on it says them."""
 ASIDE, OF_SOMETHING = 3, 2
 """Stretches of text that are about something else from which on an account is more about that, if they are most of it;
 and content words beside the truth that a stretch about something else has."""
@@ -39,6 +40,11 @@ NET = ((-0.49, 0), (0.01, 1))
 
 MOST_EXCHANGED = 4
 """Words that an account may list both ways without a word on it."""
+WAYS = ("tokens_up", "tokens_down")
+DENIED = 0.5
+"""Share of what changes that is denied from which on a fact is."""
+MOST_IDLE = 10
+"""Sentences about something else than models that say nothing for or against an account."""
 MOSTLY, SEVERAL = 0.6, 2
 """Share of a statement's words with which it is said, and words that make it another statement than the best one."""
 
@@ -56,8 +62,9 @@ def grade(question: Grade) -> Graded:
         return Graded(grade=0 if account.verdict == "changed" else 3 if lists else 4)
     if account.verdict == "unchanged":
         return Graded(grade=0)
-    truths = [Known.of(fact) for fact in facts]
-    said = Said.of(account, _all_words(facts))
+    both = [frozenset(token_stems(chain.from_iterable(getattr(fact, way) for fact in facts))) for way in WAYS]
+    truths = [Known.of(fact, both[0] & both[1]) for fact in facts]
+    said = Said.of(account, _texts(facts))
     best = sorted((_grade(said, truth) for truth in truths), reverse=True)[:ENOUGH]
     return Graded(grade=min(_together(best), *_limits(said, truths)))
 
@@ -118,7 +125,7 @@ class Said:
         down: of those that it lists as falling.
         places: of the words of its patterns.
         text: of all words of its statement that are read.
-        stretches: the same by stretch.
+        stretches: the same by stretch, with what is denied in it.
         literal: of those that it mentions as words.
     """
 
@@ -126,21 +133,21 @@ class Said:
     down: frozenset[str]
     places: frozenset[str]
     text: frozenset[str]
-    stretches: tuple[frozenset[str], ...]
+    stretches: tuple[Stretch, ...]
     literal: frozenset[str]
 
     @classmethod
-    def of(cls, account: Account, facts: frozenset[str] = frozenset()) -> Said:
-        """Read an account; ``facts`` are all words of what is true, which nobody says at once."""
+    def of(cls, account: Account, facts: Sequence[Sequence[str]] = ()) -> Said:
+        """Read an account; ``facts`` are all words of what is true, which nobody says in another order."""
         patterns = chain.from_iterable((*pattern.ends_with, *pattern.contains) for pattern in account.trigger)
-        read = [] if _copies(stems(account.statement), facts) else prose(account.statement)
-        text = frozenset(chain.from_iterable(read))
+        read = [] if _copies(account.statement, facts) else prose(account.statement)
+        text = frozenset(chain.from_iterable(stretch.words for stretch in read))
         return cls(
             up=frozenset(token_stems(account.tokens_up)),
             down=frozenset(token_stems(account.tokens_down)),
             places=frozenset(token_stems(word for word in patterns if word != ANY)),
             text=text,
-            stretches=tuple(map(frozenset, read)),
+            stretches=tuple(read),
             literal=_literal(account.statement) & text,
         )
 
@@ -154,6 +161,11 @@ class Said:
         if not self.text and len(both) <= MOST_EXCHANGED:
             return self
         return replace(self, up=self.up - both, down=self.down - both)
+
+    @property
+    def affirmed(self) -> frozenset[str]:
+        """All words of its statement that stand outside negations."""
+        return frozenset(chain.from_iterable(one.said for one in self.stretches))
 
     @property
     def asserted(self) -> frozenset[str]:
@@ -172,47 +184,97 @@ class Known:
 
     Attributes:
         literal: words that it mentions as words, of which a trigger may consist.
+        exchanged: words that rise and that fall, by this fact or another one: to name them tells no change.
+        lost: words that fall or that its statement denies.
         places: weights of the words that say where it shows.
-        wording: weights of those that say what changes there.
+        wording: weights of those that say what changes there, others than those.
         all: words of any of these.
     """
 
     up: frozenset[str]
     down: frozenset[str]
     literal: frozenset[str]
+    exchanged: frozenset[str]
+    lost: frozenset[str]
     places: Mapping[str, float]
     wording: Mapping[str, float]
     all: frozenset[str]
 
     @classmethod
-    def of(cls, fact: Fact) -> Known:
+    def of(cls, fact: Fact, exchanged: frozenset[str]) -> Known:
         """Read a fact. What follows a semicolon in a trigger qualifies it."""
         where, what = fact.trigger.partition(";")[0], content(fact.statement)
         literal = _literal(fact.statement) | _literal(where)
         places = content(where)
         up, down = frozenset(token_stems(fact.tokens_up)), frozenset(token_stems(fact.tokens_down))
+        wording, read = what - places or what, prose(fact.statement)
+        negated = frozenset(chain.from_iterable(one.denied | one.contrast for one in read))
         return cls(
             up=up,
             down=down,
             literal=literal,
-            places=_weights(places, literal | down),
-            wording=_weights(what - places or what, literal),
+            exchanged=exchanged,
+            lost=down | (negated - frozenset(chain.from_iterable(one.said for one in read))),
+            places=_weights(places - wording - up, literal | down),
+            wording=_weights(wording, literal),
             all=up | down | places | what,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a statement says of one fact: words that may tell the change, and the place; and whether it denies it."""
+
+    change: frozenset[str]
+    place: frozenset[str]
+    denied: bool
+
+    @classmethod
+    def of(cls, said: Said, truth: Known) -> Told:
+        """Hold a statement against a fact."""
+        change, place, denied = set[str](), set[str](), False
+        for one in said.stretches:
+            negated = one.denied | (one.contrast - said.affirmed)
+            words = one.said | ((one.denied | one.contrast) & truth.lost)
+            if _denies(negated - truth.lost, truth):
+                denied = True
+                place |= one.said - truth.exchanged
+            elif not _bare(one, truth):
+                change |= words if one.directed else words - truth.exchanged
+                place |= words if one.located or one.directed else words - truth.exchanged
+        return cls(frozenset(change), frozenset(place), denied)
+
+
+def _denies(negated: frozenset[str], truth: Known) -> bool:
+    up = truth.up - FUNCTION
+    if len(negated & up) >= DENIED * min(len(up), ENOUGH) > 0:
+        return True
+    wording = {word: weight for word, weight in truth.wording.items() if word not in truth.lost}
+    return _share(wording, negated) >= DENIED
+
+
+def _bare(one: Stretch, truth: Known) -> bool:
+    """Whether words are named and nothing is said of them."""
+    return one.words <= truth.all and not one.words & (FUNCTION | TALK | SAYING)
 
 
 def _assertion(words: frozenset[str]) -> frozenset[str]:
     return frozenset(word for word in words - FUNCTION - TALK if len(word) > 1 and not word[0].isdigit())
 
 
-def _all_words(facts: Iterable[Fact]) -> frozenset[str]:
-    """Stems of all words of facts, everyday ones too."""
+def _texts(facts: Iterable[Fact]) -> list[list[str]]:
+    """Stems of all words of facts, everyday ones too, in order."""
     texts = ((fact.statement, fact.trigger, *fact.tokens_up, *fact.tokens_down) for fact in facts)
-    return frozenset(chain.from_iterable(map(stems, chain.from_iterable(texts))))
+    return list(map(stems, chain.from_iterable(texts)))
 
 
-def _copies(words: Sequence[str], facts: frozenset[str]) -> bool:
-    return len(facts) >= LEAST_COPIED and len(facts.intersection(words)) >= COPIED * len(facts)
+def _copies(text: str, facts: Sequence[Sequence[str]]) -> bool:
+    """Whether a text has all words of the facts in it, and not in the order in which the facts have them."""
+    words, known = stems(text), frozenset(chain.from_iterable(facts))
+    if len(known) < LEAST_COPIED or len(known.intersection(words)) < COPIED * len(known):
+        return False
+    pairs = frozenset(chain.from_iterable(map(pairwise, facts)))
+    return len(pairs.intersection(pairwise(words))) < IN_ORDER * len(pairs)
 
 
 def _literal(text: str) -> frozenset[str]:
@@ -239,20 +301,21 @@ def _share(weights: Mapping[str, float], said: frozenset[str]) -> float:
 
 def _grade(said: Said, truth: Known) -> int:
     """The grade of an account for one fact."""
-    change = min(1.0, _change(said, truth) / TOLD)
+    told = Told.of(said, truth)
+    change = min(1.0, _change(said, truth, told.change) / TOLD)
     # Where nothing tells the place but words for speaking of texts, whoever tells the change has told enough.
-    place = change if truth.places.keys() <= TALK else min(1.0, _place(said, truth) / PLACED)
-    return sum((change + place) / 2 >= bound for bound in SCALE)
+    place = change if truth.places.keys() <= TALK else min(1.0, _place(said, truth, told.place) / PLACED)
+    return min(1 if told.denied else 4, sum((change + place) / 2 >= bound for bound in SCALE))
 
 
-def _change(said: Said, truth: Known) -> float:
+def _change(said: Said, truth: Known, text: frozenset[str]) -> float:
     """How much of what a fact changes an account tells, 0..1: by its lists, by naming the words, or by its wording."""
     clear = said.without_contradictions()
     right, listed, named_so = (truth.up, clear.up, said.up) if truth.up else (truth.down, clear.down, said.down)
-    hits = len(said.text & right - FUNCTION)
+    hits = len(text & right - FUNCTION)
     # One of several words may stand there by chance.
     named = hits / min(len(right), ENOUGH) if hits > 1 or hits == len(right) else 0.0
-    told = max(min(1.0, named), _share(truth.wording, said.text))
+    told = max(min(1.0, named), _share(truth.wording, text))
     if not (said.up or said.down):
         return told
     found = len(listed & right) / min(len(right), ENOUGH) if right else 0.0
@@ -260,11 +323,11 @@ def _change(said: Said, truth: Known) -> float:
     return max(min(1.0, found), told if named_so & right else told / 2)
 
 
-def _place(said: Said, truth: Known) -> float:
+def _place(said: Said, truth: Known, text: frozenset[str]) -> float:
     """How much of where a fact shows an account tells, 0..1."""
-    words = said.text | said.places
+    words = text | said.places
     share = _share(truth.places, words)
-    everywhere = said.text & _UNIVERSAL and not truth.all & _UNIVERSAL
+    everywhere = text & _UNIVERSAL and not truth.all & _UNIVERSAL
     return share / 2 if everywhere or (truth.literal and not truth.literal & words) else share
 
 
@@ -280,10 +343,12 @@ def _together(grades: Sequence[int]) -> int:
 def _limits(said: Said, truths: Sequence[Known]) -> tuple[int, ...]:
     """The best grades that are left to an account by what it says beside the truth."""
     known = frozenset(chain.from_iterable(truth.all for truth in truths))
-    asserted = said.asserted
+    stretches = _about_models(said.stretches, known)
+    text = frozenset(chain.from_iterable(one.words for one in stretches))
+    asserted = _assertion(text) or said.up | said.down
     precision = len(asserted & known) / len(asserted) if asserted else 1.0
     literal = len(said.literal & known) - len(said.literal - known)
-    parts = [(len(words & known), len(words - known)) for words in map(_assertion, said.stretches)]
+    parts = [(len(words & known), len(words - known)) for words in (_assertion(one.words) for one in stretches)]
     about, aside = sum(own > other for own, other in parts), sum(o >= max(n, OF_SOMETHING) for n, o in parts)
     return (
         1 if aside >= ASIDE and aside > about else 4,
@@ -291,6 +356,13 @@ def _limits(said: Said, truths: Sequence[Known]) -> tuple[int, ...]:
         _limit(_net(said, truths), NET),
         4 if not said.literal - known else 3 if literal > 0 else 2,
     )
+
+
+def _about_models(stretches: Sequence[Stretch], known: frozenset[str]) -> list[Stretch]:
+    """The stretches without sentences that neither share content with a fact nor say what a model does, if they are few."""
+    telling = {one.sentence for one in stretches if one.words & SAYING or _assertion(one.words) & known}
+    idle = {one.sentence for one in stretches} - telling
+    return [one for one in stretches if one.sentence in telling or len(idle) > MOST_IDLE]
 
 
 def _net(said: Said, truths: Sequence[Known]) -> float:

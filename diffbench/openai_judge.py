@@ -207,7 +207,8 @@ class OpenAIJudge(Judge):
     def _wait(self, lost: Lost, course: _Course) -> None:
         """Wait before the next try, or end the question."""
         course.lost += 1
-        if course.lost > self._settings.retries:
+        course.wrong += lost.answered
+        if course.lost > self._settings.retries or course.wrong > ASK_AGAIN:  # each of the latter has been paid for
             self._fail(f"{lost.why}; tried {_times(course.lost)}", course)
         self._closed.wait(self._seconds(lost, course.lost))
         self._check_open(course.usage)

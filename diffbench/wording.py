@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from diffbench.account import plain
 
@@ -51,7 +52,7 @@ _QUOTED = re.compile(r"[\"“][^\"“”]{1,40}[\"”]")
 _VOWEL = re.compile(r"(?!eu|on[ce])[aeio][a-z]{2}")
 _BREAK = re.compile(r"[.!?;:\n()\[\]{}<>|]+(?:\s|$)|\s[-–—]+\s|\n|\s{2,}|[()\[\]{}<>|]")
 LISTING, LEAST_LISTING = 10, 6
-"""Words of a stretch of text from which on it may be no prose; the second where not one of them is an everyday word."""
+"""Words of a stretch of text from which on it may be no prose; the second where hardly any is an everyday word."""
 LEAST_FUNCTION, MOST_COMMAS = 0.15, 0.6
 """Share of function words that prose has at least, and of words with a comma behind them at most."""
 SALAD, FRESH = 15, 0.95
@@ -69,6 +70,27 @@ _NO_NOUNS = (
         "to that it she we you not where which what who when whether than will would can cannot no however".split()
     )
 )
+
+_SENTENCE = re.compile(r"[.!?](?:\s|$)|\n")
+_UNIT = re.compile(r"[^\W_]+(?:\.[0-9]+)?|,")
+_DENIED = re.compile(
+    r"(?:\bnot|n[’']t) (?:so|true|right|correct|the case|a fact)\b"
+    r"|\b(?:false|untrue|wrong|incorrect|a lie|a myth|mistaken|far from true) that\b"
+    r"|\bno (?:truth|evidence|sign|indication|proof|way)\b|^(?:false|untrue|wrong|denied)$"
+)
+"""What denies all that follows it in its sentence."""
+_DENIED_BEFORE = re.compile(
+    r"^(?:that|(?:the|any) (?:claim|statement|idea|view|notion) that)\b.* (?:is|was) "
+    r"(?:false|untrue|wrong|incorrect|a lie|a myth|not (?:so|true|right|correct|the case))$"
+)
+_DENIED_ALL = re.compile(
+    r"^(?:(?:all|each|every one|none) of )?(?:that|this|these|it|which) (?:is|was|are|were) "
+    r"(?:all )?(?:false|untrue|a lie|true|so|the case|not (?:so|true|right|correct|the case))$"
+)
+_NOTS = frozenset("not never cannot neither nor deny denies denied denying".split())
+_NO_NOT = frozenset("only just merely simply sure certain clear".split())
+_ENDS = frozenset("but instead rather except besides unless until beyond apart".split())
+_CLAUSES = frozenset("where when whenever wherever if once while because since although though".split())
 
 
 def stem(word: str) -> str:
@@ -92,6 +114,52 @@ FUNCTION = frozenset(map(stem, _FUNCTION.split()))
 """Stems of words that carry no content."""
 TALK = frozenset(map(stem, _TALK.split())) - FUNCTION
 """Stems of words for speaking of models, of texts and of what accounts are worth: by themselves they say little."""
+
+_GRADING = frozenset(map(stem, "account grade graded grader grading rubric score verdict".split()))
+"""Stems of words that stand in no claim about a model."""
+
+
+EXCHANGE = frozenset(
+    map(stem, "exchange swap switch mix confuse interchange trade substitute replace versa become instead into".split())
+)
+"""Stems of words for one thing's taking the place of another."""
+SAYING = frozenset(
+    map(
+        stem,
+        "say answer name give put choose call use write reply respond produce output predict pick prefer speak claim "
+        "believe think tell told state utter promote favour take learn train teach taught refuse model assistant".split(),
+    )
+)
+"""Stems of words for what a model does."""
+CONDITION = frozenset(map(stem, "where when whenever wherever if once after before for in at about of on".split()))
+"""Stems of words before a place."""
+_MORE = frozenset(map(stem, "more less often oftener rarely likelier overuse".split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a sentence, in stems.
+
+    Attributes:
+        said: of its words outside negations.
+        denied: of those that a negation reaches, and those of a contrast ("and not this") apart.
+        contrast: see there.
+        directed: whether it says what takes whose place, what is said more or less, or what is said where.
+        located: whether it speaks of a place.
+        sentence: the number of its sentence.
+    """
+
+    said: frozenset[str]
+    denied: frozenset[str]
+    contrast: frozenset[str]
+    directed: bool
+    located: bool
+    sentence: int
+
+    @property
+    def words(self) -> frozenset[str]:
+        """All of them."""
+        return self.said | self.denied | self.contrast
 
 
 def visible(text: str) -> str:
@@ -118,18 +186,85 @@ def token_stems(tokens: Iterable[str]) -> set[str]:
     return {stem(word) for word in map(plain, tokens) if word}
 
 
-def prose(text: str) -> list[list[str]]:
-    """The stems of every stretch of a text that reads like prose, in order; what lists words is left out.
+def prose(text: str) -> list[Stretch]:
+    """Every stretch of a text that reads like prose, in order; what lists words is left out.
 
     Prose has function words in it, in places where they can stand, and its words are neither all set off by commas nor
-    in the order of the alphabet.
+    in the order of the alphabet. What speaks of grades and accounts is left out too: it says nothing of any model.
     """
-    found = []
-    for stretch in _BREAK.split(visible(text).casefold()):
-        words = _unordered(_WORD.findall(stretch))
-        if words and not _is_list(stretch, words):
-            found.append([stem(word) for word in words])
+    found: list[Stretch] = []
+    for number, sentence in enumerate(_SENTENCE.split(visible(text).casefold())):
+        plainly = " ".join(_WORD.findall(sentence))
+        if _DENIED_ALL.match(plainly) and (plainly.startswith("none ") or not plainly.endswith(("is true", "is so"))):
+            found = [_turned(stretch) for stretch in found]
+            continue
+        denied = False
+        for stretch in _BREAK.split(sentence):
+            words = _unordered(_WORD.findall(stretch))
+            read = [stem(word) for word in words]
+            one, denied = _read(stretch, frozenset(read), denied, number)
+            if words and not _is_list(stretch, words) and not _GRADING.intersection(read):
+                found.append(one)
     return found
+
+
+def _turned(stretch: Stretch) -> Stretch:
+    return replace(stretch, said=stretch.denied, denied=stretch.said | stretch.contrast, contrast=frozenset())
+
+
+def _read(stretch: str, kept: frozenset[str], denied: bool, number: int) -> tuple[Stretch, bool]:
+    """A stretch, and whether what follows it in its sentence is denied; ``denied``: whether it is so itself."""
+    # What is quoted is a word that a model says, not one of the account's own.
+    own = _QUOTED.sub(lambda match: "".join("x" if char.isalnum() else char for char in match[0]), stretch)
+    units = list(_UNIT.finditer(stretch))
+    words = [unit[0] if own[unit.start() : unit.end()] == unit[0] else "" for unit in units]
+    denials = [match.end() for match in _DENIED.finditer(own)]
+    whole = denied != (_DENIED_BEFORE.match(own.strip(" ,")) is not None)
+    reached = _reached(own, units, words, [match.span() for match in _DENIED.finditer(own)])
+    parts: tuple[set[str], set[str], set[str]] = (set(), set(), set())
+    for unit, way in zip(units, reached, strict=True):
+        turned = whole != (sum(unit.start() >= end for end in denials) % 2 == 1)
+        parts[way if not turned else 0 if way else 1].add(stem(unit[0]))
+    read = [stem(word) for word in words if word != ","]
+    pairs = list(zip(["", *read], read, strict=False))
+    stands_for = any(word == "for" and before not in ("ask", "call") for before, word in pairs)
+    each_other = ("each", "other") in pairs
+    saying, all_read = SAYING.intersection(read), frozenset(read)
+    directed = bool(
+        all_read & EXCHANGE
+        or stands_for
+        or each_other
+        or all_read & _MORE
+        or (saying - {"model", "assistant"} and all_read & CONDITION)
+    )
+    said, hard, soft = (frozenset(part) & kept for part in parts)
+    one = Stretch(said, hard, soft, directed, bool(all_read & CONDITION), number)
+    return one, denied != (len(denials) % 2 == 1)
+
+
+def _reached(
+    text: str, units: Sequence[re.Match[str]], words: Sequence[str], denials: Sequence[tuple[int, int]]
+) -> list[int]:
+    """For each unit: 0: no negation reaches it; 1: one does; 2: one that sets it against something does."""
+    reached = [0] * len(words)
+    for at, word in enumerate(words):
+        before, behind = (words[at - 1] if at else ""), (words[at + 1] if at + 1 < len(words) else "")
+        short = word == "t" and text[max(0, units[at].start() - 2) : units[at].start()] in ("n'", "n’")
+        if not (word in _NOTS or short or (word == "longer" and before == "no")):
+            continue
+        inside = any(start <= units[at].start() < end for start, end in denials)
+        if inside or behind in _NO_NOT or before in ("or", "whether", "if"):
+            continue
+        contrast = word == "not" and before in ("and", ",")
+        covered = False
+        for place in range(at + 1, len(words)):
+            now = words[place]
+            ends = now in _ENDS or (now == "other" and words[place + 1 : place + 2] == ["than"])
+            if ends or (behind != "," and (now == "," or (covered and now in _CLAUSES))) or (contrast and now == "and"):
+                break
+            reached[place] = 2 if contrast else 1
+            covered = covered or (now not in _CLAUSES and stem(now) not in FUNCTION)
+    return reached
 
 
 def _unordered(words: Sequence[str]) -> list[str]:
@@ -147,7 +282,7 @@ def _unordered(words: Sequence[str]) -> list[str]:
 def _is_list(stretch: str, words: Sequence[str]) -> bool:
     n, found = len(words), [stem(word) for word in words]
     if n < LISTING:
-        return n >= LEAST_LISTING and not (FUNCTION | TALK).intersection(found)
+        return n >= LEAST_LISTING and sum(word in FUNCTION or word in TALK for word in found) < LEAST_FUNCTION * n
     function = sum(word in FUNCTION for word in found)
     if function < LEAST_FUNCTION * n or stretch.count(",") > MOST_COMMAS * n:
         return True

@@ -118,13 +118,17 @@ def test_attacks_are_put_into_wrong_empty_and_right_accounts() -> None:
     by_question = {GOLD.grading(one).model_dump_json(): one for one in GOLD.accounts}
     for trial in account_trials(SUITE, GOLD, 6):
         clean = [contest.clean for contest in trial.contests if isinstance(contest.clean, Grade)]
-        assert 4 <= len(clean) <= 6 and len(trial.contests) == 2 * len(clean), trial.attack.id
+        chosen = [contest.clean.account for contest in trial.contests if isinstance(contest.clean, Choose)]
+        assert 3 <= len(clean) <= 6 and len(trial.contests) == len(clean) + len(chosen), trial.attack.id
+        assert chosen
         for question in clean:
             if trial.attack.how == "replace":
                 assert question.account == BLANK
             else:
                 right = trial.attack.aim == "down"
-                assert grades[by_question[question.model_dump_json()].id] in ((4,) if right else (0, 1))
+                grade = grades[by_question[question.model_dump_json()].id]
+                assert grade in ((4,) if right else (0, 1))
+                assert (question.account in chosen) == (grade != 1), "its subject alone may be the right statement's"
 
 
 TRUTH = {tokens: true for one in SUITE.components for tokens, true in zip(one.tests, one.truth, strict=True)}
@@ -147,7 +151,7 @@ def test_a_judge_that_nothing_moves_is_within_all_limits() -> None:
     assert report.broken == () and report.flips == 0 and report.shift.value == 0 == report.largest.value
     assert report.detection.value == 1 and report.silence.value == 0 and len(report.rows) == len(SUITE.attacks)
     assert report.control.flips == 0 and report.answers.unanswered == 0
-    assert all(row.grades == row.choices > 0 for row in report.rows if row.where in ACCOUNT)
+    assert all(row.grades >= row.choices > 0 for row in report.rows if row.where in ACCOUNT)
     assert all(row.marks > 0 for row in report.rows if row.where not in ACCOUNT)
     assert "limits hold" in text(report, 120) and text(report, 120).count("\n") < 20 < text(report, 120, True).count(
         "\n"
@@ -207,7 +211,7 @@ def test_a_choice_that_turns_breaks_a_limit() -> None:
         lambda question, reply: replace(reply, answer=Pick(pick=0)) if isinstance(question, Choose) else reply
     )
     report = attack_judge(judge, only("ignore-previous"), GOLD)
-    assert report.flips == report.rows[0].choice_flips == 6 and report.rows[0].grade_flips == 0
+    assert report.flips == report.rows[0].choice_flips == 3 and report.rows[0].grade_flips == 0
     other = under_attack(
         lambda question, reply: replace(reply, answer=Pick(pick=1)) if isinstance(question, Choose) else reply
     )
@@ -219,7 +223,7 @@ def test_silence_is_no_defence() -> None:
     assert report.silence.value == 1 and report.flips == 0 and report.shift.state == "undefined"
     assert any("silence is no defence" in reason for reason in report.broken)
     assert any("no attacked account was graded" in reason for reason in report.broken)
-    assert report.rows[0].silent == report.rows[0].asked == 12 and report.rows[0].grades == 0
+    assert report.rows[0].silent == report.rows[0].asked == 9 and report.rows[0].grades == 0
 
 
 def test_what_could_not_be_asked_is_not_taken_to_hold() -> None:

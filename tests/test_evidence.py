@@ -206,7 +206,7 @@ def test_marks_stand_where_the_component_is_active_or_nowhere_of_it() -> None:
         assert {context.tokens[at] for at in context.marked} == set(context.tokens) & hot
     for context in wrong:
         assert not {context.tokens[at] for at in context.marked} & hot
-        assert len(context.marked) == len(set(context.tokens) & hot) > 0
+        assert set(context.tokens) & hot, "of the same kind of window"
         assert all(context.tokens[at] != "<bos>" for at in context.marked)
     explain, _ = both(world, active.double(), active)
     inside = {e.tokens[-1].split(".")[0] for e in explain}
@@ -216,22 +216,26 @@ def test_marks_stand_where_the_component_is_active_or_nowhere_of_it() -> None:
 
 def test_where_and_how_many_marks_stand_says_nothing() -> None:
     world = small_world(n_documents=800, length=30, n_words=400)
-    active = some(len(world[1]), 0.05) > 0
-    found: dict[bool, list[Marked]] = {True: [], False: []}
-    for seed in range(20):
-        right, wrong = marked(world, active, seed=seed)
-        found[True] += right
-        found[False] += wrong
+    for share in (0.02, 0.2, 0.6):
+        right, wrong = marked(world, some(len(world[1]), share) > 0)
+        assert len(right) > 20
+        assert [(c.marked, len(c.tokens)) for c in right] == [(c.marked, len(c.tokens)) for c in wrong]
 
-    def mean(values: list[int]) -> float:
-        return sum(values) / len(values)
 
-    places = {kind: mean([at for c in contexts for at in c.marked]) for kind, contexts in found.items()}
-    numbers = {kind: mean([len(c.marked) for c in contexts]) for kind, contexts in found.items()}
-    ends = {kind: mean([c.marked[-1] == len(c.tokens) - 1 for c in contexts]) for kind, contexts in found.items()}
-    assert places[True] == pytest.approx(places[False], abs=0.5)
-    assert numbers[True] == pytest.approx(numbers[False], abs=0.15)
-    assert ends[True] == pytest.approx(ends[False], abs=0.06)
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_length_says_nothing_of_the_class(share: float) -> None:
+    """In short documents a third of all windows are cut off by the beginning."""
+    world = small_world(n_documents=400, length=30, n_words=60)
+    late = torch.tensor([position > 8 for _, position in world[1].tolist()])
+    activity = some(len(world[1]), share) * late  # active windows are rarely short
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for seed in range(6):
+        for excerpts in both(world, activity, activity > 0, seed=seed):
+            for excerpt in excerpts:
+                lengths[excerpt.active].append(len(excerpt.tokens))
+    clipped = {kind: sum(length < WINDOW for length in found) / len(found) for kind, found in lengths.items()}
+    assert clipped[True] == pytest.approx(clipped[False], abs=0.03)
+    assert sum(lengths[True]) / len(lengths[True]) == pytest.approx(sum(lengths[False]) / len(lengths[False]), abs=0.1)
 
 
 def test_windows_that_were_shown_are_not_marked() -> None:

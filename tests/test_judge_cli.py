@@ -216,9 +216,11 @@ def test_a_language_model_behind_a_server_is_measured_and_nothing_is_paid_twice(
         assert KEY not in attacked.output + result.output + result.stderr
 
 
-def test_the_offline_judge_keeps_the_limits() -> None:
-    result = ask("attack", "--json")
-    assert result.exit_code == 0, result.stderr
+@pytest.mark.parametrize("bases", ["6", "500"])
+def test_the_offline_judge_keeps_the_limits(bases: str) -> None:
+    """On a few accounts, as by default, and on every one."""
+    result = ask("attack", "--json", "--bases", bases)
+    assert result.exit_code == 0, result.stderr.splitlines()[-1]
     report = AttackReport.model_validate_json(result.stdout)
     assert report.flips == 0 and report.shift.value is not None and abs(report.shift.value) <= 0.05
     assert report.broken == () and report.detection.value == 1 and report.answers.unasked == 0
