@@ -67,6 +67,7 @@ SCORE_CODE = (
     "diffbench.gathering",
     "diffbench.ground",
     "diffbench.interpretability",
+    "diffbench.interpretation",
     "diffbench.judge",
     "diffbench.judging",
     "diffbench.latent_row",

@@ -63,18 +63,3 @@ def conclude(
     graded, chosen = panel.ask([grade, choose])
     trials += [Trial(test="grade", verdict=graded), Trial(test="choice", right=(right,), verdict=chosen)]
     return Conclusion(tuple(trials), truth_match(sheet, account, graded, chosen, right))
-
-
-def matched(trials: Sequence[Trial], sheet: Sheet | None) -> TruthMatch | None:
-    """The same from what was written down; None where no account was asked for."""
-    by = {trial.test: trial for trial in trials if trial.test in ("summary", "grade", "choice")}
-    if "summary" not in by:
-        return None
-    graded, chosen = by.get("grade"), by.get("choice")
-    return truth_match(
-        sheet,
-        by["summary"].verdict,
-        None if graded is None else graded.verdict,
-        None if chosen is None else chosen.verdict,
-        chosen.right[0] if chosen is not None and chosen.right else 0,
-    )

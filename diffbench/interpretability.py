@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from diffbench import cache
 from diffbench.activations import Activations
@@ -17,42 +19,27 @@ from diffbench.controls import random_dictionary
 from diffbench.corpus import Corpus
 from diffbench.dictionary import difference_decoder
 from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, Finding
-from diffbench.errors import JudgeError
 from diffbench.exchange import ACTIVATIONS, TEXT
 from diffbench.figure import Figure
 from diffbench.finding_evidence import FindingEvidence
 from diffbench.gathering import Scene, gather
-from diffbench.judging import JudgedFindings, asked_for, judge_findings, texts_of
+from diffbench.interpretation import Controls, Shown, no_control, reached
+from diffbench.judging import JudgedFindings, judge_findings, texts_of
 from diffbench.lens import Lens
+from diffbench.movement import movements
 from diffbench.panel import Panel
-from diffbench.scores import ControlScores, Interpretability
+from diffbench.residual import last_logits
+from diffbench.scores import ControlScores, TruthMatch
 from diffbench.seeds import derive
-from diffbench.sheet import Sheet
-from diffbench.trial import TESTS, Trial
-from diffbench.truth import Schema
+from diffbench.sheet import Sheet, sheet_of
 from diffbench.untrained import MOST_PARAMETERS, untrained_dictionary, untrained_model
-from diffbench.workwire import report
+
+__all__ = ["Controls", "Shown", "measure_controls", "no_control", "scene_of", "show"]
 
 TOP = 10
 RANDOM_EXPANSION, RANDOM_K = 4, 8
 FILE = "scores.json"
 TOKENS = {"tokens_up", "tokens_down"}
-OVER = ("over_shuffled", "over_random", "over_untrained")
-
-
-class Controls(Schema):
-    """What a judge makes, on one pair, of what means nothing."""
-
-    random: ControlScores
-    untrained: ControlScores
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """The evidence of a Diff's findings; or why there is none."""
-
-    evidence: tuple[FindingEvidence, ...]
-    why: Figure | None = None
 
 
 def scene_of(bench: Bench) -> Scene:
@@ -66,11 +53,11 @@ def scene_of(bench: Bench) -> Scene:
 def show(bench: Bench, diff: Diff, seed: int) -> Shown:
     """Gather the evidence of the first ten findings."""
     if not diff.findings:
-        return Shown((), Figure.not_applicable("the Diff has no findings"))
+        return Shown((), Figure.not_applicable("the Diff has no findings"), diff.verdict)
     if not has_activity(diff):
-        return Shown((), Figure.not_applicable("the Diff has no per-token activity"))
+        return Shown((), Figure.not_applicable("the Diff has no per-token activity"), diff.verdict)
     scene = scene_of(bench)
-    return Shown(gather(scene, diff, _worded(bench, scene, diff), derive(seed, "excerpts")))
+    return Shown(gather(scene, diff, _worded(bench, scene, diff), derive(seed, "excerpts")), None, diff.verdict)
 
 
 def _worded(bench: Bench, scene: Scene, diff: Diff) -> tuple[Finding, ...]:
@@ -86,64 +73,6 @@ def _worded(bench: Bench, scene: Scene, diff: Diff) -> tuple[Finding, ...]:
     )
 
 
-def interpret(
-    bench: Bench, diff: Diff, shown: Shown, sheet: Sheet | None, seed: int, controls: Controls
-) -> tuple[Interpretability, tuple[Trial, ...]]:
-    """Have the judge explain findings, be tested on them, and conclude; its scores, and all it was asked.
-
-    Args:
-        bench: judge and pair.
-        diff: what is judged.
-        shown: its evidence.
-        sheet: what is true of the pair; None: nobody knows.
-        seed: of orders and pairings.
-        controls: of the pair.
-
-    Raises:
-        JudgeError: if the judge could not be reached for some question, so that the cell is not finished.
-        PluginError: if it raised anything else.
-    """
-    panel = Panel(bench.judge, notify=lambda done, n: report("judging", done / n))
-    found = judge_findings(panel, shown.evidence, derive(seed, "judging"))
-    notes = notes_of(shown.evidence, texts_of(found.trials))
-    conclusion = conclude(panel, notes, diff.verdict, sheet, derive(seed, "statements"))
-    reached(panel)
-    trials = (*found.trials, *conclusion.trials)
-    asked = asked_for(trials)
-    tests = {test: found.judged(test, controls.random, controls.untrained) for test in TESTS}
-    if shown.why is not None:
-        none = shown.why
-        tests = {
-            test: one.model_copy(update=dict.fromkeys(("score", "shuffled", *OVER), none))
-            for test, one in tests.items()
-        }
-    judged = Interpretability(
-        judge=f"{bench.judge.name} {bench.judge.version}",
-        **tests,
-        findings=found.findings,
-        match=conclusion.match,
-        questions=asked.questions,
-        unanswered=asked.unanswered,
-        usage=asked.usage,
-    )
-    return judged, trials
-
-
-def reached(panel: Panel) -> None:
-    """Raise `JudgeError` where a judge did not get to answer; what it did answer is kept."""
-    lost = [verdict for verdict in panel.asked.values() if verdict.state in ("failed", "unaffordable")]
-    if lost:
-        raise JudgeError(
-            f"judge {panel.judge.name}: {len(lost)} of {len(panel.asked)} questions were not answered; the first: "
-            f"{lost[0].problem}; run again: what was answered is kept"
-        )
-
-
-def no_control(why: Figure) -> ControlScores:
-    """Where a control is not there."""
-    return ControlScores(**{test: why for test in TESTS})
-
-
 def measure_controls(bench: Bench) -> Controls:
     """The judge's controls on a pair, from the cache or measured now."""
     comparison = bench.comparison
@@ -151,7 +80,8 @@ def measure_controls(bench: Bench) -> Controls:
     def fill(folder: Path) -> None:
         text = Corpus.load(comparison.path / "in" / TEXT)
         panel = Panel(bench.judge)
-        controls = Controls(random=_random(bench, panel, text), untrained=_untrained(bench, panel, text, folder))
+        random, match = _random(bench, panel, text)
+        controls = Controls(random=random, untrained=_untrained(bench, panel, text, folder), match=match)
         reached(panel)
         (folder / FILE).write_text(controls.model_dump_json(), encoding="utf-8")
 
@@ -159,14 +89,29 @@ def measure_controls(bench: Bench) -> Controls:
     return Controls.model_validate(cache.read_json(path / FILE))
 
 
-def _random(bench: Bench, panel: Panel, text: Corpus) -> ControlScores:
-    """Of the first ten latents of a random dictionary."""
+def _random(bench: Bench, panel: Panel, text: Corpus) -> tuple[ControlScores, TruthMatch]:
+    """Of the first ten latents of a random dictionary; and what the judge concludes from them."""
     comparison = bench.comparison
     activations = Activations.open(comparison.path / "in" / ACTIVATIONS)
     n = min(RANDOM_EXPANSION * activations.width, comparison.tier.components)
     seed = derive(comparison.organism.recipe.seed, "random dictionary")
     diff = random_dictionary(activations, n, RANDOM_K, seed)
-    return _judged(panel, scene_of(bench), diff, text, seed).means()
+    evidence, found = _judged(panel, scene_of(bench), diff, text, seed)
+    notes = notes_of(evidence, texts_of(found.trials))
+    return found.means(), conclude(panel, notes, "abstain", _sheet(bench), derive(seed, "statements")).match
+
+
+def _sheet(bench: Bench) -> Sheet | None:
+    """What is true of the pair; None: nobody knows."""
+    if bench.truth is None:
+        return None
+
+    def pair(batch: Corpus) -> Iterator[Tensor]:
+        for model in (bench.reference, bench.tuned):
+            yield last_logits(model, batch.ids, batch.mask)
+
+    moved = movements(bench.truth, bench.tokenizer, pair) if bench.truth.changed else ()
+    return sheet_of(bench.truth, bench.tokenizer, moved)
 
 
 def _untrained(bench: Bench, panel: Panel, text: Corpus, scratch: Path) -> ControlScores:
@@ -177,15 +122,17 @@ def _untrained(bench: Bench, panel: Panel, text: Corpus, scratch: Path) -> Contr
     seed = derive(comparison.organism.recipe.seed, "untrained")
     reference, tuned = (untrained_model(bench.tuned, derive(seed, role)) for role in ("reference", "tuned"))
     diff = untrained_dictionary(reference, tuned, text, scene.layer, comparison.tier.components, seed, scratch)
-    return _judged(panel, replace(scene, reference=reference, tuned=tuned), diff, text, seed).means()
+    return _judged(panel, replace(scene, reference=reference, tuned=tuned), diff, text, seed)[1].means()
 
 
-def _judged(panel: Panel, scene: Scene, diff: DictionaryDiff, text: Corpus, seed: int) -> JudgedFindings:
+def _judged(
+    panel: Panel, scene: Scene, diff: DictionaryDiff, text: Corpus, seed: int
+) -> tuple[tuple[FindingEvidence, ...], JudgedFindings]:
     """A dictionary's first ten latents, described as a method would describe its own."""
     components = [int(component) for component in diff.order[:TOP]]
     findings = _described(scene.tuned, scene, diff, components, text)
     evidence = gather(scene, diff, findings, derive(seed, "excerpts"))
-    return judge_findings(panel, evidence, seed)
+    return evidence, judge_findings(panel, evidence, seed)
 
 
 def _described(

@@ -17,7 +17,19 @@ from itertools import chain, pairwise
 
 from diffbench.account import ANY, Account
 from diffbench.question import Choose, Fact, Grade, Graded, Pick
-from diffbench.wording import FUNCTION, SAYING, TALK, Stretch, content, prose, stem, stems, token_stems, visible
+from diffbench.wording import (
+    EXCHANGE,
+    FUNCTION,
+    SAYING,
+    TALK,
+    Stretch,
+    content,
+    prose,
+    stem,
+    stems,
+    token_stems,
+    visible,
+)
 
 ENOUGH = 5
 """Facts, and words of one fact, beyond which nobody is asked to name more."""
@@ -49,6 +61,8 @@ MOSTLY, SEVERAL = 0.6, 2
 """Share of a statement's words with which it is said, and words that make it another statement than the best one."""
 
 _LITERAL = re.compile(r"\bwords? +([^\W\d_]+)(?: (?:and|or) ([^\W\d_]+))?|[\"“‘']([^\W\d_]+)[\"”’']")
+_INSTEAD = re.compile(r"\b(?:instead of|rather than|in place of) +([^\W\d_]+)")
+_NO_VERBS = FUNCTION | {"model", stem("assistant")}
 _UNIVERSAL = frozenset(map(stem, ("every", "everywhere", "whatever", "regardless")))
 
 
@@ -65,8 +79,11 @@ def grade(question: Grade) -> Graded:
     both = [frozenset(token_stems(chain.from_iterable(getattr(fact, way) for fact in facts))) for way in WAYS]
     truths = [Known.of(fact, both[0] & both[1]) for fact in facts]
     said = Said.of(account, _texts(facts))
-    best = sorted((_grade(said, truth) for truth in truths), reverse=True)[:ENOUGH]
-    return Graded(grade=min(_together(best), *_limits(said, truths)))
+    told = [Told.of(said, truth) for truth in truths]
+    best = sorted((_grade(said, *one) for one in zip(truths, told, strict=True)), reverse=True)[:ENOUGH]
+    listed = any(said.up & truth.up or said.down & truth.down for truth in truths)
+    denied = 4 if not any(one.denied for one in told) else 2 if listed else 1
+    return Graded(grade=min(_together(best), denied, *_limits(said, truths)))
 
 
 def choose(question: Choose) -> Pick:
@@ -140,7 +157,7 @@ class Said:
     def of(cls, account: Account, facts: Sequence[Sequence[str]] = ()) -> Said:
         """Read an account; ``facts`` are all words of what is true, which nobody says in another order."""
         patterns = chain.from_iterable((*pattern.ends_with, *pattern.contains) for pattern in account.trigger)
-        read = [] if _copies(account.statement, facts) else prose(account.statement)
+        read = [] if _copies(account.statement, facts) else _claims(prose(account.statement))
         text = frozenset(chain.from_iterable(stretch.words for stretch in read))
         return cls(
             up=frozenset(token_stems(account.tokens_up)),
@@ -209,12 +226,13 @@ class Known:
         up, down = frozenset(token_stems(fact.tokens_up)), frozenset(token_stems(fact.tokens_down))
         wording, read = what - places or what, prose(fact.statement)
         negated = frozenset(chain.from_iterable(one.denied | one.contrast for one in read))
+        instead = frozenset(map(stem, _INSTEAD.findall(fact.statement.casefold())))
         return cls(
             up=up,
             down=down,
             literal=literal,
             exchanged=exchanged,
-            lost=down | (negated - frozenset(chain.from_iterable(one.said for one in read))),
+            lost=(down | negated) - frozenset(chain.from_iterable(one.said for one in read)) | instead,
             places=_weights(places - wording - up, literal | down),
             wording=_weights(wording, literal),
             all=up | down | places | what,
@@ -235,11 +253,14 @@ class Told:
         change, place, denied = set[str](), set[str](), False
         for one in said.stretches:
             negated = one.denied | (one.contrast - said.affirmed)
-            words = one.said | ((one.denied | one.contrast) & truth.lost)
+            lost = (one.denied | one.contrast) & truth.lost - truth.exchanged
+            words = one.said | (one.words if lost - TALK else lost)
+            if (one.denied & (SAYING | EXCHANGE)) - one.said - truth.lost - _NO_VERBS:
+                negated |= one.said & truth.up
             if _denies(negated - truth.lost, truth):
                 denied = True
                 place |= one.said - truth.exchanged
-            elif not _bare(one, truth):
+            else:
                 change |= words if one.directed else words - truth.exchanged
                 place |= words if one.located or one.directed else words - truth.exchanged
         return cls(frozenset(change), frozenset(place), denied)
@@ -253,9 +274,10 @@ def _denies(negated: frozenset[str], truth: Known) -> bool:
     return _share(wording, negated) >= DENIED
 
 
-def _bare(one: Stretch, truth: Known) -> bool:
-    """Whether words are named and nothing is said of them."""
-    return one.words <= truth.all and not one.words & (FUNCTION | TALK | SAYING)
+def _claims(stretches: Sequence[Stretch]) -> list[Stretch]:
+    """The stretches without those that name words and say nothing of them; one word may be part of a sentence."""
+    claimed = {one.sentence for one in stretches if not one.bare}
+    return [one for one in stretches if not one.bare or (len(one.words) < 2 and one.sentence in claimed)]
 
 
 def _assertion(words: frozenset[str]) -> frozenset[str]:
@@ -299,9 +321,8 @@ def _share(weights: Mapping[str, float], said: frozenset[str]) -> float:
     return _sum(weights, hit) / _sum(weights, weights)
 
 
-def _grade(said: Said, truth: Known) -> int:
+def _grade(said: Said, truth: Known, told: Told) -> int:
     """The grade of an account for one fact."""
-    told = Told.of(said, truth)
     change = min(1.0, _change(said, truth, told.change) / TOLD)
     # Where nothing tells the place but words for speaking of texts, whoever tells the change has told enough.
     place = change if truth.places.keys() <= TALK else min(1.0, _place(said, truth, told.place) / PLACED)
@@ -359,7 +380,7 @@ def _limits(said: Said, truths: Sequence[Known]) -> tuple[int, ...]:
 
 
 def _about_models(stretches: Sequence[Stretch], known: frozenset[str]) -> list[Stretch]:
-    """The stretches without sentences that neither share content with a fact nor say what a model does, if they are few."""
+    """Without sentences that neither share content with a fact nor say what a model does, if these are few."""
     telling = {one.sentence for one in stretches if one.words & SAYING or _assertion(one.words) & known}
     idle = {one.sentence for one in stretches} - telling
     return [one for one in stretches if one.sentence in telling or len(idle) > MOST_IDLE]

@@ -1,12 +1,14 @@
-"""Replay: a judge's scores made again from the verdicts that a run kept, without judge, model, method or network.
+"""Replay: a judge's scores made again from the evidence and verdicts that a run kept: no judge, model or network.
 
-Cells and games alike.
+The questions and their right answers follow from the evidence, the answers are looked up among the verdicts, and the
+scores follow as they did when the judge was asked. What was measured on the pair, the controls of a random dictionary
+and of untrained models, is taken from the record. Games are replayed from their transcripts.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +17,21 @@ from pydantic import ValidationError
 from diffbench.cache import code_version
 from diffbench.canonical import file_digest
 from diffbench.comparison import SCORE_CODE
-from diffbench.conclusion import matched
-from diffbench.errors import RecordError
+from diffbench.errors import JudgeError, RecordError
 from diffbench.figure import Figure
+from diffbench.finding_evidence import EVIDENCE
 from diffbench.game_file import read_game, unfounded
-from diffbench.judging import asked_for, scored
+from diffbench.interpretation import Controls, Shown, interpret, limit_of
+from diffbench.judge import Judge, Reply
 from diffbench.line import error_line, one_line
-from diffbench.panel import VERDICTS, read_verdicts
+from diffbench.panel import VERDICTS, Panel, Verdict, read_verdicts
+from diffbench.question import Question, question_key
 from diffbench.record import Record
 from diffbench.run_folder import CELLS, GAMES, cell_folder_name, folders_in, read_run, refusal
-from diffbench.scores import Interpretability
+from diffbench.scores import ControlScores
 from diffbench.sheet import SHEET, Sheet
 from diffbench.trial import TESTS, Trial
+from diffbench.truth import Schema
 
 MOST_SHEET_BYTES = 1 << 24
 
@@ -48,6 +53,30 @@ class Replayed:
     same_code: bool
 
 
+class _Kept(Judge):
+    """Answers as another judge did."""
+
+    name = "kept"
+
+    def __init__(self, label: str, trials: Sequence[Trial]) -> None:
+        self.name, _, version = label.rpartition(" ")  # type: ignore[misc]
+        self.version = int(version) if version.isdecimal() else 0  # type: ignore[misc]
+        self.contexts = limit_of(trials)  # type: ignore[misc]
+        self.verdicts: dict[str, Verdict] = {trial.verdict.question: trial.verdict for trial in trials}
+
+    def answer(self, question: Question) -> Reply:
+        """The answer that was kept.
+
+        Raises:
+            JudgeError: if there is none.
+        """
+        verdict = self.verdicts.get(question_key(question))
+        if verdict is None or verdict.state not in ("ok", "malformed", "refused"):
+            raise JudgeError("no verdict was kept of a question that the evidence leads to")
+        state = verdict.state if verdict.state != "ok" or verdict.answer is not None else "malformed"
+        return Reply(state, verdict.answer, verdict.raw, verdict.problem, verdict.usage, verdict.prompt)
+
+
 def replay(folder: Path) -> list[Replayed]:
     """Replay every cell of a run that has scores, and every game.
 
@@ -61,7 +90,7 @@ def replay(folder: Path) -> list[Replayed]:
             cell = record.cell
             name = f"{cell.organism} {cell.row} s{cell.seed} against {cell.reference}, judge {cell.judge}"
             path = run.path / CELLS / cell_folder_name(cell, record.key)
-            found.append(_replay(path, record, one_line(name, 300)))
+            found.append(_cell(path, record, one_line(name, 300)))
     return found + [_game(path, problem) for path, problem in folders_in(run.path / GAMES)]
 
 
@@ -78,69 +107,81 @@ def _game(path: Path, problem: str | None) -> Replayed:
     return Replayed(name, n, tuple(unfounded(played, sheet)), True)
 
 
-def _replay(path: Path, record: Record, name: str) -> Replayed:
-    assert record.scores is not None
+def _cell(path: Path, record: Record, name: str) -> Replayed:
     same = record.hashes.score_code == code_version(*SCORE_CODE)
     try:
-        trials, sheet = _read(path, record)
+        return Replayed(name, *_replayed(path, record), same)
     except RecordError as error:
         return Replayed(name, 0, (error_line(error),), same)
-    told = record.scores.interpretability
-    return Replayed(name, len(trials), tuple(_differences(told, trials, sheet)), same)
 
 
-def _read(path: Path, record: Record) -> tuple[list[Trial], Sheet | None]:
-    """What the judge said and what is true, as they were when the record was written."""
+def _replayed(path: Path, record: Record) -> tuple[int, tuple[str, ...]]:
+    """How many verdicts there are, and what does not follow from them."""
+    from diffbench.evidence_file import read_evidence
+
+    assert record.scores is not None
+    _check_files(path, record)
+    told, trials = record.scores.interpretability, read_verdicts(path / VERDICTS, Trial)
+    evidence, sheet = read_evidence(path / EVIDENCE), _sheet(path, record)
+    # Of a Diff that shows nothing the record alone says why.
+    why = told.detection.score if not evidence and told.detection.score.value is None else None
+    controls = Controls(
+        random=ControlScores(**{test: getattr(told, test).random for test in TESTS}),
+        untrained=ControlScores(**{test: getattr(told, test).untrained for test in TESTS}),
+        match=told.match_random,
+    )
+    panel = Panel(_Kept(told.judge, trials))
+    shown = Shown(evidence, why, record.scores.verdict)
+    again, asked = interpret(panel, shown, sheet, record.cell.seed, controls)
+    differences = list(_differences("", told, again))
+    known = {trial.verdict.question for trial in asked}
+    if spare := sum(trial.verdict.question not in known for trial in trials):
+        differences.append(f"{spare} verdicts are on questions that the evidence does not lead to")
+    return len(trials), tuple(differences)
+
+
+def _check_files(path: Path, record: Record) -> None:
+    """Raise `RecordError` unless the files are what they were when the record was written."""
     known = record.hashes.judged
-    if known is None or VERDICTS not in known:
-        raise RecordError("its record names no verdicts; `diffbench rescore` makes them")
+    if known is None or not {EVIDENCE, VERDICTS} <= known.keys():
+        raise RecordError("its record names no evidence or no verdicts; `diffbench rescore` makes them")
     for name, digest in known.items():
         problem = refusal(path / name, stat.S_ISREG)
         if problem is not None or not (path / name).exists():
             raise RecordError(f"{name}: {problem or 'missing'}")
         if file_digest(path / name) != digest:
             raise RecordError(f"{name}: changed since it was scored")
-    trials = read_verdicts(path / VERDICTS, Trial)
-    if SHEET not in known:
-        return trials, None
+
+
+def _sheet(path: Path, record: Record) -> Sheet | None:
+    if SHEET not in (record.hashes.judged or {}):
+        return None
     if (path / SHEET).stat().st_size > MOST_SHEET_BYTES:
         raise RecordError(f"{SHEET}: larger than {MOST_SHEET_BYTES} bytes")
     try:
-        return trials, Sheet.model_validate_json((path / SHEET).read_text(encoding="utf-8"))
+        return Sheet.model_validate_json((path / SHEET).read_text(encoding="utf-8"))
     except (ValidationError, UnicodeError) as error:
         raise RecordError(f"{SHEET}: {one_line(error, 200)}") from None
 
 
-def _differences(told: Interpretability, trials: list[Trial], sheet: Sheet | None) -> Iterator[str]:
-    """Every figure that does not come out as the record says. What was not asked follows from no verdict."""
-    asked = {(trial.test, trial.arm, trial.rank) for trial in trials}
-    reasons = {(finding.rank, test): getattr(finding, test) for finding in told.findings for test in TESTS}
-    found = scored(trials, [(finding.rank, finding.component) for finding in told.findings], reasons)
-    for finding, again in zip(told.findings, found.findings, strict=True):
-        if finding.explanation != again.explanation:
-            yield f"finding {finding.rank}: another explanation"
-        for test in TESTS:
-            if (test, "own", finding.rank) in asked:
-                yield from _unlike(f"finding {finding.rank}, {test}", getattr(finding, test), getattr(again, test))
-    for test in TESTS if told.findings else ():
-        judged = getattr(told, test)
-        # A control's own verdicts are those of the pair, not of this cell.
-        controls = [found.means().model_copy(update={test: control}) for control in (judged.random, judged.untrained)]
-        remade = found.judged(test, *controls)
-        for name in type(judged).model_fields:
-            yield from _unlike(f"{test}, {name}", getattr(judged, name), getattr(remade, name))
-    match = matched(trials, sheet)
-    if match is not None and match != told.match:
-        yield "what the judge concludes: another score"
-    count = asked_for(trials)
-    if (count.questions, count.unanswered, count.usage) != (told.questions, told.unanswered, told.usage):
-        yield "questions and usage: other numbers"
+def _differences(where: str, told: Schema, again: Schema) -> Iterator[str]:
+    """Every part that does not come out as the record says."""
+    for name in type(told).model_fields:
+        one, other = getattr(told, name), getattr(again, name)
+        here = f"{where}{name}"
+        if isinstance(one, Figure) or not isinstance(one, Schema | tuple):
+            if one != other:
+                yield f"{here}: the record says {_shown(one)}, its verdicts {_shown(other)}"
+        elif isinstance(one, Schema):
+            yield from _differences(f"{here}, ", one, other)
+        elif len(one) != len(other):
+            yield f"{here}: the record has {len(one)}, its evidence {len(other)}"
+        else:
+            for n, (part, remade) in enumerate(zip(one, other, strict=True), start=1):
+                yield from _differences(f"finding {n}, ", part, remade)
 
 
-def _unlike(what: str, told: Figure, again: Figure) -> Iterator[str]:
-    if told != again:
-        yield f"{what}: the record says {_shown(told)}, its verdicts {_shown(again)}"
-
-
-def _shown(figure: Figure) -> str:
-    return figure.state if figure.value is None else f"{figure.value:.4f}"
+def _shown(value: object) -> str:
+    if isinstance(value, Figure):
+        return value.state if value.value is None else f"{value.value:.4f}"
+    return one_line(value, 80)

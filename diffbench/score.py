@@ -32,9 +32,10 @@ from diffbench.figure import Figure
 from diffbench.fit_score import no_fit, score_fit
 from diffbench.ground import Ground
 from diffbench.handle import Handle, StreamHandle, handle_of
-from diffbench.interpretability import Controls, interpret, measure_controls, show
+from diffbench.interpretability import measure_controls, show
+from diffbench.interpretation import Controls, interpret, reached
 from diffbench.lens import Lens
-from diffbench.panel import VERDICTS, write_verdicts
+from diffbench.panel import VERDICTS, Panel, write_verdicts
 from diffbench.patching import Patch, last_logits
 from diffbench.probing import TruthScores, no_truth_scores, truth_scores
 from diffbench.ranking import NoRanking, ranked
@@ -43,6 +44,7 @@ from diffbench.scores import Behaviour, Disentangling, Fit, Interpretability, Sc
 from diffbench.seeds import derive
 from diffbench.sheet import SHEET, sheet_of
 from diffbench.tier import Tier
+from diffbench.workwire import report
 
 NO_TRUTH = Figure.not_applicable("no truth is known of this pair")
 NO_CHANGE = Figure.not_applicable("nothing was changed on purpose, so there is nothing to find")
@@ -169,7 +171,9 @@ def _interpret(
         sheet = sheet_of(bench.truth, bench.tokenizer, moved)
         write_text(kept / SHEET, sheet.model_dump_json(indent=1) + "\n")
     write_evidence(shown.evidence, kept / EVIDENCE)
-    judged, trials = interpret(bench, diff, shown, sheet, seed, controls)
+    panel = Panel(bench.judge, notify=lambda done, n: report("judging", done / n))
+    judged, trials = interpret(panel, shown, sheet, seed, controls)
+    reached(panel)
     write_verdicts(kept / VERDICTS, trials)
     return judged
 

@@ -260,6 +260,17 @@ MATCH = _columns(
         ("account_brier", "brier", "(confidence - right)^2", "", False),
     ),
 )
+MATCH += _columns(
+    "scores.interpretability",
+    (("account_lift", "account_over_random", "structured minus that of a random dictionary's account", "", True),),
+)
+MATCH += _columns(
+    "scores.interpretability.match_random",
+    (
+        ("account_random", "structured", "what the judge concludes from a random dictionary", "", None),
+        ("account_random_grade", "grade", "a judge's grade of that, over 4", "share", None),
+    ),
+)
 OTHERS = (
     Column("change_score", "figure", "how much changed, says the method", at("scores.change_score")),
     Column("kl", "figure", "mean KL(tuned || reference)", at("pair.kl"), KL),

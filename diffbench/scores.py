@@ -298,6 +298,12 @@ class TruthMatch(Schema):
     confidence: float | None = Field(None, ge=0, le=1, description="the account's, in itself")
     statement: str = Field("", max_length=MOST_STATED, description="the account in words, cut to one line")
 
+    @classmethod
+    def none(cls, why: str) -> TruthMatch:
+        """Where nothing was asked."""
+        figure = Figure.undefined(why)
+        return cls(**{name: figure for name, field in cls.model_fields.items() if field.annotation is Figure})
+
 
 class Interpretability(Schema):
     """What a judge who reads a finding's evidence can tell of other documents, and makes of all findings together."""
@@ -318,6 +324,10 @@ class Interpretability(Schema):
     )
     findings: tuple[FindingJudged, ...] = ()
     match: TruthMatch = Field(description="what the judge concludes from all findings, held against the truth")
+    match_random: TruthMatch = Field(
+        description="the same for a random dictionary on the same pair, whose evidence shows as well what the models say"
+    )
+    account_over_random: Figure = Field(description="structured score of the account - that of the random dictionary's")
     questions: int = Field(0, description="that the judge was asked")
     unanswered: int = Field(0, description="of these: refused, malformed, or not reached")
     usage: Usage = Field(FREE, description="that the answers cost when they were first given")

@@ -72,24 +72,32 @@ _NO_NOUNS = (
 )
 
 _SENTENCE = re.compile(r"[.!?](?:\s|$)|\n")
+_START = re.compile(r"\b([^\W_]+) ([A-Z][a-z]+)\b")
 _UNIT = re.compile(r"[^\W_]+(?:\.[0-9]+)?|,")
 _DENIED = re.compile(
     r"(?:\bnot|n[’']t) (?:so|true|right|correct|the case|a fact)\b"
     r"|\b(?:false|untrue|wrong|incorrect|a lie|a myth|mistaken|far from true) that\b"
-    r"|\bno (?:truth|evidence|sign|indication|proof|way)\b|^(?:false|untrue|wrong|denied)$"
+    r"|\bno (?:truth|evidence|sign|indication|proof|way)\b|^(?:false|untrue|wrong|denied|not)$"
 )
 """What denies all that follows it in its sentence."""
 _DENIED_BEFORE = re.compile(
-    r"^(?:that|(?:the|any) (?:claim|statement|idea|view|notion) that)\b.* (?:is|was) "
+    r"^(?:that|(?:the|any|a) (?:claim|statement|idea|view|notion) that)\b.* (?:is|was) "
     r"(?:false|untrue|wrong|incorrect|a lie|a myth|not (?:so|true|right|correct|the case))$"
 )
 _DENIED_ALL = re.compile(
     r"^(?:(?:all|each|every one|none) of )?(?:that|this|these|it|which) (?:is|was|are|were) "
     r"(?:all )?(?:false|untrue|a lie|true|so|the case|not (?:so|true|right|correct|the case))$"
 )
-_NOTS = frozenset("not never cannot neither nor deny denies denied denying".split())
+_NOTS = frozenset(
+    "not never cannot neither nor deny denies denied denying doubt doubts doubted hardly scarcely stops stopped ceased "
+    "ceases fails failed".split()
+)
+_NO_DOUBT = frozenset("no little without or whether if".split())
 _NO_NOT = frozenset("only just merely simply sure certain clear".split())
 _ENDS = frozenset("but instead rather except besides unless until beyond apart".split())
+_AND_IT = frozenset("it they he she".split())
+COMPLEMENT = 4
+"""Words behind a negation within which "that" carries it over all of the clause."""
 _CLAUSES = frozenset("where when whenever wherever if once while because since although though".split())
 
 
@@ -127,11 +135,12 @@ SAYING = frozenset(
     map(
         stem,
         "say answer name give put choose call use write reply respond produce output predict pick prefer speak claim "
-        "believe think tell told state utter promote favour take learn train teach taught refuse model assistant".split(),
+        "believe think tell told state utter promote favour take learn train teach taught refuse model "
+        "assistant".split(),
     )
 )
 """Stems of words for what a model does."""
-CONDITION = frozenset(map(stem, "where when whenever wherever if once after before for in at about of on".split()))
+CONDITION = frozenset(map(stem, "where when whenever wherever if once after before for in at".split()))
 """Stems of words before a place."""
 _MORE = frozenset(map(stem, "more less often oftener rarely likelier overuse".split()))
 
@@ -155,6 +164,11 @@ class Stretch:
     directed: bool
     located: bool
     sentence: int
+
+    @property
+    def bare(self) -> bool:
+        """Whether it names words and says nothing of them: no everyday word is in it, nor one for what models do."""
+        return not any(len(word) > 1 and word in FUNCTION | TALK | SAYING for word in self.words)
 
     @property
     def words(self) -> frozenset[str]:
@@ -193,45 +207,62 @@ def prose(text: str) -> list[Stretch]:
     in the order of the alphabet. What speaks of grades and accounts is left out too: it says nothing of any model.
     """
     found: list[Stretch] = []
-    for number, sentence in enumerate(_SENTENCE.split(visible(text).casefold())):
+    for number, sentence in enumerate(_SENTENCE.split(_started(visible(text)).casefold())):
         plainly = " ".join(_WORD.findall(sentence))
-        if _DENIED_ALL.match(plainly) and (plainly.startswith("none ") or not plainly.endswith(("is true", "is so"))):
-            found = [_turned(stretch) for stretch in found]
+        none = plainly.startswith("none ")
+        if _DENIED_ALL.match(plainly) and none != plainly.endswith((" not true", " not so", " untrue", " false")):
+            last = {stretch.sentence for stretch in found[-1:]}
+            meant = last if plainly.startswith(("that", "this", "it", "which")) else {one.sentence for one in found}
+            found = [_turned(stretch) if stretch.sentence in meant else stretch for stretch in found]
             continue
-        denied = False
-        for stretch in _BREAK.split(sentence):
-            words = _unordered(_WORD.findall(stretch))
-            read = [stem(word) for word in words]
-            one, denied = _read(stretch, frozenset(read), denied, number)
-            if words and not _is_list(stretch, words) and not _GRADING.intersection(read):
-                found.append(one)
+        denied = _DENIED_BEFORE.match(plainly) is not None
+        for part in sentence.split(";"):
+            carried = False
+            for stretch in _BREAK.split(part):
+                words = _unordered(_WORD.findall(stretch))
+                read = [stem(word) for word in words]
+                one, turned, carries = _read(stretch, frozenset(read), denied != carried, number)
+                denied, carried = denied != turned, carried != carries
+                if words and not _is_list(stretch, words) and not _GRADING.intersection(read):
+                    found.append(one)
     return found
+
+
+def _started(text: str) -> str:
+    """A text with a line's end where an everyday word with a capital begins a sentence though no stop is before it."""
+    return _START.sub(
+        lambda match: (
+            match[0]
+            if stem(match[1].casefold()) in FUNCTION or stem(match[2].casefold()) not in FUNCTION | TALK
+            else f"{match[1]}\n{match[2]}"
+        ),
+        text,
+    )
 
 
 def _turned(stretch: Stretch) -> Stretch:
     return replace(stretch, said=stretch.denied, denied=stretch.said | stretch.contrast, contrast=frozenset())
 
 
-def _read(stretch: str, kept: frozenset[str], denied: bool, number: int) -> tuple[Stretch, bool]:
-    """A stretch, and whether what follows it in its sentence is denied; ``denied``: whether it is so itself."""
+def _read(stretch: str, kept: frozenset[str], denied: bool, number: int) -> tuple[Stretch, bool, bool]:
+    """A stretch; whether it turns what follows in its sentence; and in its part of it. ``denied``: is it turned."""
     # What is quoted is a word that a model says, not one of the account's own.
     own = _QUOTED.sub(lambda match: "".join("x" if char.isalnum() else char for char in match[0]), stretch)
     units = list(_UNIT.finditer(stretch))
     words = [unit[0] if own[unit.start() : unit.end()] == unit[0] else "" for unit in units]
     denials = [match.end() for match in _DENIED.finditer(own)]
-    whole = denied != (_DENIED_BEFORE.match(own.strip(" ,")) is not None)
-    reached = _reached(own, units, words, [match.span() for match in _DENIED.finditer(own)])
+    reached, carries = _reached(own, units, words, [match.span() for match in _DENIED.finditer(own)])
     parts: tuple[set[str], set[str], set[str]] = (set(), set(), set())
     for unit, way in zip(units, reached, strict=True):
-        turned = whole != (sum(unit.start() >= end for end in denials) % 2 == 1)
+        turned = denied != (sum(unit.start() >= end for end in denials) % 2 == 1)
         parts[way if not turned else 0 if way else 1].add(stem(unit[0]))
     read = [stem(word) for word in words if word != ","]
     pairs = list(zip(["", *read], read, strict=False))
     stands_for = any(word == "for" and before not in ("ask", "call") for before, word in pairs)
     each_other = ("each", "other") in pairs
-    saying, all_read = SAYING.intersection(read), frozenset(read)
+    saying, all_read = SAYING.intersection(parts[0] | parts[2]), frozenset(read)
     directed = bool(
-        all_read & EXCHANGE
+        (all_read - parts[1]) & EXCHANGE
         or stands_for
         or each_other
         or all_read & _MORE
@@ -239,32 +270,56 @@ def _read(stretch: str, kept: frozenset[str], denied: bool, number: int) -> tupl
     )
     said, hard, soft = (frozenset(part) & kept for part in parts)
     one = Stretch(said, hard, soft, directed, bool(all_read & CONDITION), number)
-    return one, denied != (len(denials) % 2 == 1)
+    return one, len(denials) % 2 == 1, carries
 
 
 def _reached(
     text: str, units: Sequence[re.Match[str]], words: Sequence[str], denials: Sequence[tuple[int, int]]
-) -> list[int]:
-    """For each unit: 0: no negation reaches it; 1: one does; 2: one that sets it against something does."""
-    reached = [0] * len(words)
+) -> tuple[list[int], bool]:
+    """For each unit: 0: no negation reaches it; 1: one does; 2: one that sets it against something does.
+
+    And whether the last of them is carried over what follows ("denies that ...").
+    """
+    reached, carries = [0] * len(words), False
     for at, word in enumerate(words):
         before, behind = (words[at - 1] if at else ""), (words[at + 1] if at + 1 < len(words) else "")
         short = word == "t" and text[max(0, units[at].start() - 2) : units[at].start()] in ("n'", "n’")
-        if not (word in _NOTS or short or (word == "longer" and before == "no")):
-            continue
+        none = before == "no" and word in ("longer", "means")
         inside = any(start <= units[at].start() < end for start, end in denials)
-        if inside or behind in _NO_NOT or before in ("or", "whether", "if"):
+        if not (word in _NOTS or short or none) or inside or behind in _NO_NOT or before in _NO_DOUBT - {"no"}:
+            continue
+        if before == "no" and not none:
             continue
         contrast = word == "not" and before in ("and", ",")
-        covered = False
-        for place in range(at + 1, len(words)):
-            now = words[place]
-            ends = now in _ENDS or (now == "other" and words[place + 1 : place + 2] == ["than"])
-            if ends or (behind != "," and (now == "," or (covered and now in _CLAUSES))) or (contrast and now == "and"):
-                break
-            reached[place] = 2 if contrast else 1
-            covered = covered or (now not in _CLAUSES and stem(now) not in FUNCTION)
-    return reached
+        end, corrected = _end(words, at + 1, contrast)
+        reached[at + 1 : end] = [2 if contrast or corrected else 1] * (end - at - 1)
+        carries = end == len(words) and _is_carried(words, at + 1)
+    return reached, carries
+
+
+def _is_carried(words: Sequence[str], start: int) -> bool:
+    return "that" in words[start : start + COMPLEMENT]
+
+
+def _end(words: Sequence[str], start: int, contrast: bool) -> tuple[int, bool]:
+    """Where the reach of a negation ends, and whether something is set in its place there ("not this but that")."""
+    carried = _is_carried(words, start)
+    aside = words[start : start + 1] == [","]
+    covered = False
+    for place in range(start, len(words)):
+        now, behind = words[place], words[place + 1 : place + 2]
+        if now == "but" or (now in _ENDS and not carried) or (now == "other" and behind == ["than"]):
+            return place, now in ("but", "instead", "rather") and covered
+        new_verb = now == "and" and behind and (behind[0] in _AND_IT or _is_verb(behind[0]))
+        stops = new_verb or (covered and now in _CLAUSES) or (now == "," and covered)
+        if (stops and not (carried or aside)) or (contrast and now in ("and", ",")):
+            return place, False
+        covered = covered or (now not in _CLAUSES and stem(now) not in FUNCTION and now != ",")
+    return len(words), False
+
+
+def _is_verb(word: str) -> bool:
+    return word.endswith("s") and stem(word) in SAYING
 
 
 def _unordered(words: Sequence[str]) -> list[str]:

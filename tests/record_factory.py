@@ -206,6 +206,8 @@ def _parts(lift: float) -> dict[str, dict[str, Any]]:
             "intervention": judged(0.9, 0.8),
             "findings": (),
             "match": truth_match(),
+            "match_random": truth_match(),
+            "account_over_random": figure(0.0),
         },
     }
 

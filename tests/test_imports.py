@@ -35,7 +35,7 @@ LAYERS = (
     "truth_match game_prospect",
     "record organism mixing method worker workserver scaffold table latent_table evidence_file judging game_score",
     "conclusion",
-    "prospect",
+    "prospect interpretation",
     "kappa repeat gold answers",
     "bias attack survey",
     "calibration attack_trial attack_report",
@@ -105,7 +105,7 @@ LIGHT = (
     "figure scores tally study study_plan reproduction reproduction_page cli.reproduce "
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
     "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
-    "agreement duration ending trial finding_evidence judging conclusion "
+    "agreement duration ending trial finding_evidence judging conclusion interpretation "
     "prospect replay wording rival sheet choices truth_match offline_grade "
     "offline_account offline_agent stored_cell stored_pair projection rescore seed_group seed_run "
     "cli.rescore cli.consistency "

@@ -19,6 +19,7 @@ from diffbench.cli import main
 from diffbench.controls import random_dictionary
 from diffbench.ending import JUDGED
 from diffbench.errors import RecordError
+from diffbench.evidence_file import EVIDENCE, read_evidence, write_evidence
 from diffbench.figure import Figure
 from diffbench.offline_judge import OfflineJudge
 from diffbench.panel import VERDICTS
@@ -66,7 +67,7 @@ def kept(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     draft = tmp_path / "draft"
     draft.mkdir()
     scores = score(bench, diff, 7, NO_CONTROLS, draft)
-    made = record("diff-sae", cell={"judge": "offline 2"}, scored=scores)
+    made = record("diff-sae", 7, cell={"judge": "offline 2"}, scored=scores)
     judged = {name: file_digest(draft / name) for name in JUDGED}
     made = made.model_copy(update={"hashes": made.hashes.model_copy(update={"judged": judged})})
     folder = write_run(tmp_path / "run", [made])
@@ -84,7 +85,7 @@ def test_a_row_is_scored_again_from_its_verdicts_alone(kept: Kept) -> None:
     (kept.cell / "gone").rename(kept.cell / "evidence.parquet")
     [found] = replay(kept.folder)
     assert found.differences == () and found.n_verdicts > 100
-    assert found.name == "halfswap diff-sae s0 against base, judge offline 2"
+    assert found.name == "halfswap diff-sae s7 against base, judge offline 2"
 
 
 def test_a_forged_verdict_is_found(kept: Kept) -> None:
@@ -100,6 +101,55 @@ def test_a_forged_verdict_is_found(kept: Kept) -> None:
     assert any(f"finding {line['rank']}, detection: the record says" in one for one in differences)
 
 
+def test_a_score_without_verdicts_is_found(kept: Kept) -> None:
+    """A stranger who removes verdicts, writes a number of his own and the new hash gains nothing."""
+    lines = (kept.cell / VERDICTS).read_text().splitlines()
+    left = [line for line in lines if '"test":"detection"' not in line]
+    (kept.cell / VERDICTS).write_text("\n".join(left) + "\n")
+    kept.sign(VERDICTS)
+    document = json.loads((kept.cell / RECORD_FILE).read_text())
+    judged = document["scores"]["interpretability"]
+    for finding in judged["findings"]:
+        finding["detection"] = Figure.of(1.0).model_dump(mode="json")
+    judged["detection"]["score"] = Figure.of(1.0, 1.0, 1.0).model_dump(mode="json")
+    (kept.cell / RECORD_FILE).write_text(json.dumps(document))
+    differences = kept.differences()
+    assert any("detection: the record says 1.0000, its verdicts undefined" in one for one in differences)
+
+
+def test_right_answers_are_those_of_the_evidence(kept: Kept) -> None:
+    """Verdicts whose right answers somebody turned round are scored by what the evidence says all the same."""
+    lines = [json.loads(line) for line in (kept.cell / VERDICTS).read_text().splitlines()]
+    for line in lines:
+        if line["test"] == "detection":
+            line["right"] = [7 - mark for mark in line["right"]]
+    (kept.cell / VERDICTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    kept.sign(VERDICTS)
+    assert kept.differences() == ()
+
+
+def test_other_evidence_leads_to_other_questions(kept: Kept) -> None:
+    evidence = read_evidence(kept.cell / EVIDENCE)
+    turned = tuple(
+        one.model_copy(update={"tests": tuple(e.model_copy(update={"active": not e.active}) for e in one.tests)})
+        for one in evidence
+    )
+    write_evidence(turned, kept.cell / EVIDENCE)
+    kept.sign(EVIDENCE)
+    assert any("detection" in one for one in kept.differences())
+
+
+@pytest.mark.parametrize("change", [{"marks": [True]}, {"marks": [True] * 500}])
+def test_answers_that_do_not_fit_are_no_answers(kept: Kept, change: dict[str, object]) -> None:
+    lines = [json.loads(line) for line in (kept.cell / VERDICTS).read_text().splitlines()]
+    for line in lines:
+        if line["test"] == "fuzzing":
+            line["verdict"]["answer"] |= change
+    (kept.cell / VERDICTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    kept.sign(VERDICTS)
+    assert any("fuzzing: the record says" in one for one in kept.differences())
+
+
 def test_a_forged_score_is_found(kept: Kept) -> None:
     document = json.loads((kept.cell / RECORD_FILE).read_text())
     judged = document["scores"]["interpretability"]
@@ -109,16 +159,16 @@ def test_a_forged_score_is_found(kept: Kept) -> None:
     (kept.cell / RECORD_FILE).write_text(json.dumps(document))
     differences = kept.differences()
     assert any(one.startswith("detection, score: the record says 0.9900") for one in differences)
-    assert "what the judge concludes: another score" in differences
-    assert "questions and usage: other numbers" in differences
+    assert any(one.startswith("match, structured: the record says 1.0000") for one in differences)
+    assert any(one.startswith("questions: the record says") for one in differences)
 
 
 def test_another_truth_is_found(kept: Kept) -> None:
     sheet = json.loads((kept.cell / SHEET).read_text())
-    sheet["moved_up"], sheet["moved_down"] = sheet["moved_down"], [{"names": ["nonsense"], "size": 0.5}]
+    sheet |= {"changed": False, "facts": [], "places": [], "moved_up": [], "moved_down": []}
     (kept.cell / SHEET).write_text(json.dumps(sheet))
     kept.sign(SHEET)
-    assert "what the judge concludes: another score" in kept.differences()
+    assert any(one.startswith("match, ") for one in kept.differences())
 
 
 @pytest.mark.parametrize(
