@@ -199,8 +199,11 @@ def _lock(name: str) -> Iterator[bool]:
 
 @contextmanager
 def turn(name: str) -> Iterator[None]:
-    """Wait until nobody else, in any process, is inside a block of that name, and be inside."""
-    path = cache_root() / "turns" / name[:8] / name
+    """Wait until nobody else, in any process, is inside a block of that name, and be inside.
+
+    Few other names share a lock with it: there are 4096 of them, so that they can stay.
+    """
+    path = cache_root() / "turns" / digest(name)[:3]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a")
