@@ -81,7 +81,7 @@ _DENIED = re.compile(
 )
 """What denies all that follows it in its sentence."""
 _DENIED_BEFORE = re.compile(
-    r"^(?:that|(?:the|any|a) (?:claim|statement|idea|view|notion) that)\b.* (?:is|was) "
+    r"^(?:\w+ ){0,3}(?:that|(?:the|any|a) (?:claim|statement|idea|view|notion) that)\b.* (?:is|was) "
     r"(?:false|untrue|wrong|incorrect|a lie|a myth|not (?:so|true|right|correct|the case))$"
 )
 _DENIED_ALL = re.compile(
@@ -207,7 +207,7 @@ def prose(text: str) -> list[Stretch]:
     in the order of the alphabet. What speaks of grades and accounts is left out too: it says nothing of any model.
     """
     found: list[Stretch] = []
-    for number, sentence in enumerate(_SENTENCE.split(_started(visible(text)).casefold())):
+    for number, sentence in enumerate(map(str.casefold, _sentences(visible(text)))):
         plainly = " ".join(_WORD.findall(sentence))
         none = plainly.startswith("none ")
         if _DENIED_ALL.match(plainly) and none != plainly.endswith((" not true", " not so", " untrue", " false")):
@@ -228,16 +228,20 @@ def prose(text: str) -> list[Stretch]:
     return found
 
 
-def _started(text: str) -> str:
-    """A text with a line's end where an everyday word with a capital begins a sentence though no stop is before it."""
-    return _START.sub(
-        lambda match: (
-            match[0]
-            if stem(match[1].casefold()) in FUNCTION or stem(match[2].casefold()) not in FUNCTION | TALK
-            else f"{match[1]}\n{match[2]}"
-        ),
-        text,
-    )
+def _sentences(text: str) -> list[str]:
+    """The sentences; an everyday word with a capital begins one though no stop is before it, but not in a list."""
+    found = []
+    for sentence in _SENTENCE.split(text):
+        pieces = [(piece, _WORD.findall(piece)) for piece in _BREAK.split(sentence.casefold())]
+        listing = any(words and _is_list(piece, words) for piece, words in pieces)
+        found += [sentence] if listing else _START.sub(_started, sentence).split("\n")
+    return found
+
+
+def _started(match: re.Match[str]) -> str:
+    before, word = (stem(part.casefold()) for part in match.groups())
+    starts = before not in FUNCTION and word in FUNCTION | TALK
+    return f"{match[1]}\n{match[2]}" if starts else match[0]
 
 
 def _turned(stretch: Stretch) -> Stretch:

@@ -209,7 +209,16 @@ def test_a_game_that_cannot_be_paid_for_is_not_begun() -> None:
         game = held(agent, budget=budget)
         assert (game.state, game.account, game.usage, agent.questions) == ("unaffordable", None, FREE, [])
     evidence = held(agent, evidence=(finding(),), budget=Budget(money=1.0))
-    assert (evidence.state, evidence.notes, agent.questions) == ("unaffordable", None, [])
+    assert (evidence.state, agent.questions) == ("unaffordable", [])
+    assert evidence.notes is not None and [note.explanation for note in evidence.notes] == [""]
+
+
+def test_explanations_leave_enough_for_an_account() -> None:
+    agent = Agent(states(TRUE))
+    game = held(agent, evidence=tuple(finding() for _ in range(3)), budget=Budget(calls=2))
+    assert game.state == "ok" and game.account is not None and len(agent.questions) == 2
+    assert game.notes is not None and [bool(note.explanation) for note in game.notes].count(True) >= 1
+    assert [question.kind for question in agent.questions] == ["explain", "play"]
 
 
 def test_a_last_turn_that_became_too_dear_is_not_asked() -> None:
