@@ -82,7 +82,7 @@ def grade(question: Grade) -> Graded:
     told = [Told.of(said, truth) for truth in truths]
     best = sorted((_grade(said, *one) for one in zip(truths, told, strict=True)), reverse=True)[:ENOUGH]
     listed = any(said.up & truth.up or said.down & truth.down for truth in truths)
-    denied = 4 if not any(one.denied for one in told) else 2 if listed or best[0] >= 3 else 1
+    denied = 4 if not any(one.denied for one in told) else 2 if listed else 1
     return Graded(grade=min(_together(best), denied, *_limits(said, truths)))
 
 

@@ -81,7 +81,7 @@ _DENIED = re.compile(
 )
 """What denies all that follows it in its sentence."""
 _DENIED_BEFORE = re.compile(
-    r"^(?:\w+ ){0,3}(?:that|(?:the|any|a) (?:claim|statement|idea|view|notion) that)\b.* (?:is|was) "
+    r"^(?:.* )?(?:that|(?:the|any|a) (?:claim|statement|idea|view|notion) that)\b.* (?:is|was) "
     r"(?:false|untrue|wrong|incorrect|a lie|a myth|not (?:so|true|right|correct|the case))$"
 )
 _DENIED_ALL = re.compile(
@@ -230,7 +230,7 @@ def prose(text: str) -> list[Stretch]:
 
 def _sentences(text: str) -> list[str]:
     """The sentences; an everyday word with a capital begins one though no stop is before it, but not in a list."""
-    found = []
+    found: list[str] = []
     for sentence in _SENTENCE.split(text):
         pieces = [(piece, _WORD.findall(piece)) for piece in _BREAK.split(sentence.casefold())]
         listing = any(words and _is_list(piece, words) for piece, words in pieces)
