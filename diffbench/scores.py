@@ -325,7 +325,7 @@ class Interpretability(Schema):
     findings: tuple[FindingJudged, ...] = ()
     match: TruthMatch = Field(description="what the judge concludes from all findings, held against the truth")
     match_random: TruthMatch = Field(
-        description="the same for a random dictionary on the same pair, whose evidence shows as well what the models say"
+        description="the same for a random dictionary on the pair, whose evidence shows as well what the models say"
     )
     account_over_random: Figure = Field(description="structured score of the account - that of the random dictionary's")
     questions: int = Field(0, description="that the judge was asked")
