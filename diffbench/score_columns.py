@@ -244,31 +244,34 @@ JUDGING = tuple(
         ),
     )
 )
-MATCH = _columns(
-    "scores.interpretability.match",
-    (
-        ("account_auroc", "auroc", "what the judge concludes: its patterns, affected against near-miss", "AUROC", True),
-        ("account_auroc_unrelated", "auroc_unrelated", "the same against unrelated contexts too", "AUROC", True),
-        ("account_precision", "precision", "words it lists that moved so", "share", True),
-        ("account_recall", "recall", "words that moved which it lists", "share", True),
-        ("account_f1", "f1", "of the words it lists", "F1", True),
-        ("account_net", "net", "hits less wrong words, over the longer of the two lists", "share", True),
-        ("account_structured", "structured", "places and words together, no language model; abstaining: 0", "", True),
-        ("account_grade", "grade", "a judge's grade of it, 0-4, over 4", "share", True),
-        ("account_choice", "choice", "whether a judge picks the right statement by it", "share", True),
-        ("account_chance", "chance", "of picking the right statement", "share", None),
-        ("account_brier", "brier", "(confidence - right)^2", "", False),
+_MATCH = (
+    ("auroc", "what the judge concludes: its patterns, affected against near-miss", "AUROC", True),
+    ("auroc_unrelated", "the same against unrelated contexts too", "AUROC", True),
+    ("precision", "words it lists that moved so", "share", True),
+    ("recall", "words that moved which it lists", "share", True),
+    ("f1", "of the words it lists", "F1", True),
+    ("net", "hits less wrong words, over the longer of the two lists", "share", True),
+    ("structured", "places and words together, no language model; abstaining: 0", "", True),
+    ("grade", "a judge's grade of it, 0-4, over 4", "share", True),
+    ("choice", "whether a judge picks the right statement by it", "share", True),
+    ("chance", "of picking the right statement", "share", None),
+    ("brier", "(confidence - right)^2", "", False),
+)
+MATCH = (
+    *_columns(
+        "scores.interpretability.match",
+        ((f"account_{name}", name, text, unit, better) for name, text, unit, better in _MATCH),
     ),
-)
-MATCH += _columns(
-    "scores.interpretability",
-    (("account_lift", "account_over_random", "structured minus that of a random dictionary's account", "", True),),
-)
-MATCH += _columns(
-    "scores.interpretability.match_random",
-    (
-        ("account_random", "structured", "what the judge concludes from a random dictionary", "", None),
-        ("account_random_grade", "grade", "a judge's grade of that, over 4", "share", None),
+    *_columns(
+        "scores.interpretability",
+        (("account_lift", "account_over_random", "structured minus that of a random dictionary's account", "", True),),
+    ),
+    *_columns(
+        "scores.interpretability.match_random",
+        (
+            (f"account_random_{name}", name, f"{text}; of a random dictionary", unit, None)
+            for name, text, unit, _ in _MATCH
+        ),
     ),
 )
 OTHERS = (
