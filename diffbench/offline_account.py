@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffbench.account import ANY, MOST_PARTS, MOST_PATTERNS, Account, Pattern, plain
-from diffbench.offline_grade import choose, grade
+from diffbench.offline_choice import choose
+from diffbench.offline_grade import grade
 from diffbench.question import Note, Stated, Summarise
 from diffbench.rule import AMONG, BEFORE, BIGRAM, LAST, TWO_BEFORE, Clause, Rule, Sentence, read_sentence
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 from diffbench.account import ANY, Account
-from diffbench.question import Choose, Fact, Grade, Graded, Pick
+from diffbench.question import Fact, Grade, Graded
 from diffbench.wording import (
     EXCHANGE,
     FUNCTION,
@@ -57,9 +56,6 @@ DENIED = 0.5
 """Share of what changes that is denied from which on a fact is."""
 MOST_IDLE = 10
 """Sentences about something else than models that say nothing for or against an account."""
-MOSTLY, SEVERAL = 0.6, 2
-"""Share of a statement's words with which it is said, and words that make it another statement than the best one."""
-
 _LITERAL = re.compile(r"\bwords? +([^\W\d_]+)(?: (?:and|or) ([^\W\d_]+))?|[\"“‘']([^\W\d_]+)[\"”’']")
 _INSTEAD = re.compile(r"\b(?:instead of|rather than|in place of) +([^\W\d_]+)")
 _NO_VERBS = FUNCTION | {"model", stem("assistant")}
@@ -84,53 +80,6 @@ def grade(question: Grade) -> Graded:
     listed = any(said.up & truth.up or said.down & truth.down for truth in truths)
     denied = 4 if not any(one.denied for one in told) else 2 if listed else 1
     return Graded(grade=min(_together(best), denied, *_limits(said, truths)))
-
-
-def choose(question: Choose) -> Pick:
-    """The statement with which an account shares most distinctive words, for its length; None: none, or two alike."""
-    account = question.account
-    if account.verdict == "abstain":
-        return Pick(pick=None)
-    nothing = [index for index, text in enumerate(question.statements) if says_nothing(text)]
-    if account.verdict == "unchanged":
-        return Pick(pick=nothing[0] if nothing else None)
-    held = [frozenset[str]() if index in nothing else content(text) for index, text in enumerate(question.statements)]
-    own = Said.of(account).everything
-    if not any((words & own) - TALK for words in held):
-        return Pick(pick=_only((len(words & own) / len(words) if words else 0.0 for words in held), MOSTLY))
-    n_with = Counter(chain.from_iterable(held))
-    rarity = {word: 0.0 if word in TALK else math.log((1 + len(held)) / n) for word, n in n_with.items()}
-    pick = _only(_sum(rarity, words & own) / math.sqrt(_sum(rarity, words) or 1.0) for words in held)
-    if pick is None or _ambiguous(own, [words - TALK for words in held], pick):
-        return Pick(pick=None)
-    return Pick(pick=pick)
-
-
-def _ambiguous(own: frozenset[str], statements: Sequence[frozenset[str]], pick: int) -> bool:
-    """Whether an account says another statement as well, or too little to tell the best one from another."""
-    best = statements[pick]
-    for index, words in enumerate(statements):
-        shared = words & own
-        if index == pick or not shared:
-            continue
-        if len(shared - best) >= SEVERAL and len(shared) >= MOSTLY * len(words):
-            return True
-        if shared == best & own and len(shared) < MOSTLY * len(best):
-            return True
-    return False
-
-
-def _only(worth: Iterable[float], least: float = 1e-9) -> int | None:
-    """The index of the highest value, if it is one alone and not too low."""
-    values = list(worth)
-    most = max(values, default=0.0)
-    best = [index for index, value in enumerate(values) if value > most - 1e-9]
-    return best[0] if most >= least and len(best) == 1 else None
-
-
-def says_nothing(statement: str) -> bool:
-    """Whether a statement says that nothing was changed."""
-    return stems(statement)[:3] == stems("Nothing was changed")
 
 
 @dataclass(frozen=True, slots=True)

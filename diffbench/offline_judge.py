@@ -64,6 +64,7 @@ class OfflineJudge(Judge):
     code: ClassVar[tuple[str, ...]] = (
         "diffbench.offline_account",
         "diffbench.offline_agent",
+        "diffbench.offline_choice",
         "diffbench.offline_grade",
         "diffbench.rule",
         "diffbench.sighting",

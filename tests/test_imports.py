@@ -22,6 +22,7 @@ LAYERS = (
     "account spending judge_settings",
     "question fence wording",
     "rival offline_grade sighting",
+    "offline_choice",
     "sheet",
     "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary figure units rule "
     "answer_form exhibit",
@@ -106,7 +107,7 @@ LIGHT = (
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
     "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
     "agreement duration ending trial finding_evidence judging conclusion interpretation "
-    "prospect replay wording rival sheet choices truth_match offline_grade "
+    "prospect replay wording rival sheet choices truth_match offline_grade offline_choice "
     "offline_account offline_agent stored_cell stored_pair projection rescore seed_group seed_run "
     "cli.rescore cli.consistency "
     "cli.terminal cli.listing cli.own cli.seeds cli.gates cli.author cli.organisms cli.run cli.latents "

@@ -12,7 +12,7 @@ from sheet_factory import CHANGED, NULLS, Words, sheet, truth
 
 from diffbench.choices import MOST_TOLD, WRONG, choices, n_choices
 from diffbench.movement import Movement, Word
-from diffbench.offline_grade import says_nothing
+from diffbench.offline_choice import says_nothing
 from diffbench.rival import CHAT, NOTHING, RIVALS, Rival
 from diffbench.sheet import PLACE_TOKENS, Moved, Sheet, sheet_of
 from diffbench.truth import Probe, ProbeSets, Truth
