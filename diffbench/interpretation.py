@@ -26,7 +26,7 @@ class Controls(Schema):
 
     random: ControlScores
     untrained: ControlScores
-    match: TruthMatch = TruthMatch.none("not asked")
+    match: TruthMatch = TruthMatch.none(Figure.undefined("not asked"))
 
 
 @dataclass(frozen=True, slots=True)

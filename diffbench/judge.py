@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 from diffbench.errors import JudgeError, PluginError
 from diffbench.hookspecs import hookimpl
+from diffbench.line import one_line
 from diffbench.question import Answer, Question
 from diffbench.spending import FREE, Usage
 
@@ -110,8 +111,6 @@ def replied(judge: Judge, question: Question) -> Reply:
         JudgeError: if it cannot be reached.
         PluginError: if it raised anything else, or gave no `Reply`.
     """
-    from diffbench.line import one_line
-
     try:
         reply = judge.answer(question)
     except JudgeError:

@@ -7,7 +7,7 @@ what was written down.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffbench.figure import Figure, mean_figure
@@ -108,10 +108,11 @@ def judge_findings(panel: Panel, findings: Sequence[FindingEvidence], seed: int)
         own = _held(texts.get(finding.rank), finding, panel.judge.contexts, seed, TESTS, reasons)
         other = partners.get(finding.rank)
         mixed = () if other is None else _held(texts[other], finding, panel.judge.contexts, seed, EXPLAINED, {})
-        for arm, found in (("own", own), ("shuffled", mixed)):
+        arms: tuple[tuple[Arm, Iterable[Item]], ...] = (("own", own), ("shuffled", mixed))
+        for arm, found in arms:
             for item in found:
                 items.append(item)
-                drafts.append((finding, "own" if arm == "own" else "shuffled"))
+                drafts.append((finding, arm))
     verdicts = panel.ask([item.question for item in items])
     for item, (finding, arm), verdict in zip(items, drafts, verdicts, strict=True):
         asked = {"rank": finding.rank, "component": finding.component, "right": item.right}

@@ -299,10 +299,9 @@ class TruthMatch(Schema):
     statement: str = Field("", max_length=MOST_STATED, description="the account in words, cut to one line")
 
     @classmethod
-    def none(cls, why: str) -> TruthMatch:
-        """Where nothing was asked."""
-        figure = Figure.undefined(why)
-        return cls(**{name: figure for name, field in cls.model_fields.items() if field.annotation is Figure})
+    def none(cls, why: Figure) -> TruthMatch:
+        """The score where there is none."""
+        return cls(**{name: why for name, field in cls.model_fields.items() if field.annotation is Figure})
 
 
 class Interpretability(Schema):

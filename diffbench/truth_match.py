@@ -39,15 +39,9 @@ NULL = Figure.not_applicable("nothing was changed on purpose")
 ABSTAINS = Figure.not_applicable("the account abstains")
 SAYS_NOTHING = Figure.not_applicable("the account says that nothing was changed")
 
-__all__ = ["TruthMatch", "auroc", "match_questions", "no_truth_match", "tells", "truth_match"]
+__all__ = ["TruthMatch", "auroc", "match_questions", "tells", "truth_match"]
 
 Answer = TypeVar("Answer", bound=Schema)
-
-
-def no_truth_match(why: Figure) -> TruthMatch:
-    """The score where there is none."""
-    figures = {name: why for name, field in TruthMatch.model_fields.items() if field.annotation is Figure}
-    return TruthMatch(**figures)
 
 
 def match_questions(account: Account, sheet: Sheet, seed: int) -> tuple[Grade, Choose, int]:
@@ -70,11 +64,11 @@ def truth_match(
     """
     held = _answer(account, Stated)
     if isinstance(held, Figure):
-        return no_truth_match(held)
+        return TruthMatch.none(held)
     said = held.account
     told = {"verdict": said.verdict, "confidence": said.confidence, "statement": one_line(said.statement, MOST_STATED)}
     if sheet is None:
-        return no_truth_match(UNKNOWN).model_copy(update=told)
+        return TruthMatch.none(UNKNOWN).model_copy(update=told)
     place, place_unrelated = _aurocs(said, sheet)
     words = _counted(said, sheet)
     precision, recall, f1, net = (words,) * 4 if isinstance(words, Figure) else words.figures()
