@@ -171,7 +171,14 @@ def _interpret(
         sheet = sheet_of(bench.truth, bench.tokenizer, moved)
         write_text(kept / SHEET, sheet.model_dump_json(indent=1) + "\n")
     write_evidence(shown.evidence, kept / EVIDENCE)
-    panel = Panel(bench.judge, notify=lambda done, n: report("judging", done / n))
+    small = len(shown.evidence) + 2  # explanations come before the tests of them, an account and its grades after
+
+    def told(done: int, n: int) -> None:
+        if n > small:
+            report("judging", done / n)
+
+    report("judging", 0.0)
+    panel = Panel(bench.judge, notify=told)
     judged, trials = interpret(panel, shown, sheet, seed, controls)
     reached(panel)
     write_verdicts(kept / VERDICTS, trials)

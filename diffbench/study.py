@@ -18,7 +18,7 @@ from diffbench.interval import mean_interval
 from diffbench.line import one_line
 from diffbench.recipe import first_problem
 from diffbench.record import Record
-from diffbench.scores import Scores
+from diffbench.scores import Judged, Scores
 from diffbench.truth import Schema
 
 STUDIES = "studies.yaml"
@@ -306,7 +306,8 @@ def score_of(scores: Scores, term: Term) -> Reading:
     """A score by its dotted name, or that of the set of latents under a bound."""
     part, _, name = term.read.partition(".")
     if part != SET:
-        figure = getattr(getattr(scores, part), name)
+        score = getattr(getattr(scores, part), name)
+        figure = score.score if isinstance(score, Judged) else score
         assert isinstance(figure, Figure)  # the tests see to it that registered names are figures
         return Reading(figure=figure)
     found = next((each for each in scores.recovery.sets if each.below == term.below), None)

@@ -193,7 +193,9 @@ def test_an_organism_that_does_not_pass_its_gate_is_no_unit(
 def without_records(runs: Path, *seeds: int) -> dict[Path, bytes]:
     """Take some finished records away; returns them."""
     held = {
-        path: path.read_bytes() for seed in seeds for path in runs.glob(f"reproduce-mini/cells/numbat@{seed}--*/*.json")
+        path: path.read_bytes()
+        for seed in seeds
+        for path in runs.glob(f"reproduce-mini/cells/numbat@{seed}--*/record.json")
     }
     assert len(held) == len(seeds)
     for path in held:

@@ -349,7 +349,7 @@ def test_a_diff_that_answers_some_questions_is_scored_on_those(diff: Callable[[A
     assert scores is not None
     assert scores.recovery.r_full.state == ("ok" if diff in (silent, empty, dead) else "n/a"), scores.recovery.r_full
     if diff is not dead:  # nothing is detected where nothing is said; else as far as the text shows
-        assert (scores.interpretability.detection.state == "n/a") == (diff not in (outside, elsewhere))
+        assert (scores.interpretability.detection.score.state == "n/a") == (diff not in (outside, elsewhere))
     for figure in figures(json.loads(record.model_dump_json())["scores"]):
         assert (figure["value"] is None) == (figure["state"] != "ok")
         assert figure["state"] == "ok" or figure["reason"], figure
@@ -417,7 +417,7 @@ def test_another_judges_rows_stand_beside_the_old_ones(folder: Path, monkeypatch
     outcome = anew(folder, judge="offline")
     assert snapshot(cell) == before and not outcome.refused
     judges = sorted(r.cell.judge for r in records(folder).values() if r.cell.row == "mean-difference")
-    assert judges == ["offline 1", "somebody 3"]
+    assert judges == [f"offline {load_plugins().judges['offline'].version}", "somebody 3"]
     assert issubclass(load_plugins().judges["offline"], Judge)
 
 

@@ -11,7 +11,7 @@ from diffbench.errors import RecordError, UnknownName
 from diffbench.figure import Figure
 from diffbench.method import resolve_options
 from diffbench.plugins import find_method
-from diffbench.scores import Recovery, Scores, SetScore
+from diffbench.scores import Judged, Recovery, Scores, SetScore
 from diffbench.study import (
     Inequality,
     Outcome,
@@ -219,7 +219,7 @@ def test_every_registered_term_can_be_read(term: Term) -> None:
         assert name in ("additive", "replace") and term.below is not None
     elif term.in_record:
         field = Scores.model_fields[part].annotation.model_fields[name]  # type: ignore[union-attr]
-        assert field.annotation is Figure
+        assert field.annotation in (Figure, Judged)
     else:
         assert term.read in MEASURED
 
