@@ -19,6 +19,7 @@ from diffbench.adapter import is_adapter
 from diffbench.base import Base
 from diffbench.canonical import digest
 from diffbench.complaint import unknown_key
+from diffbench.drawn import Draw
 from diffbench.errors import RecipeError
 from diffbench.organism import Family, TrainingText
 from diffbench.own_data import OwnData
@@ -43,6 +44,7 @@ BUILD_CODE = (
     "diffbench.conversation",
     "diffbench.corpus",
     "diffbench.dataset",
+    "diffbench.drawn",
     "diffbench.finetune",
     "diffbench.gauge",
     "diffbench.holdout",
@@ -108,7 +110,15 @@ class Organism:
     @cached_property
     def parameters(self) -> Any:
         """The family's parameters, what the recipe leaves open drawn from its seed."""
-        return self.family.draw(self.base, self.given, self.recipe.seed)
+        return self._draw.parameters()
+
+    @property
+    def _draw(self) -> Draw:
+        return Draw(self.family, self.base, self.given, self.recipe.seed, cache.code_version(*BUILD_CODE))
+
+    def keep_parameters(self) -> None:
+        """Keep what the seed chose, so that the next task need not draw it again."""
+        self._draw.keep(self.parameters)
 
     @cached_property
     def control_parameters(self) -> Any | None:
@@ -246,40 +256,11 @@ def _parameters(recipe: Recipe, family: Family, values: Mapping[str, Any], where
         raise RecipeError(f"organism {recipe.name}: {where}.{complaint}") from None
 
 
-def check_places(organism: Organism) -> None:
-    """Look for all that must be there before anything is made: models, text and data.
-
-    Raises:
-        CheckpointError: if a model is not on this machine, with the command that fetches it.
-        RecipeError: if text or data are not.
-    """
-    organism.base.check()
-    if isinstance(organism.recipe.training, GivenModel):
-        organism.model_path("tuned")
-    if isinstance(organism.family, OwnData):
-        organism.family.key()
-
-
-def check_text(organism: Organism) -> None:
-    """Draw one document of the organism's mixture, so that wrong topics are refused before anything is trained.
-
-    Raises:
-        RecipeError: if the base has no such text.
-    """
-    recipe = organism.recipe
-    if not organism.base.at_hand:
-        return
-    try:
-        next(organism.family.documents(organism.base, organism.parameters, recipe.mixture, recipe.seed))
-    except StopIteration:
-        raise RecipeError(f"organism {recipe.name}: mixture: gives no text") from None
-    except RecipeError as error:
-        raise RecipeError(f"organism {recipe.name}: mixture: {error}") from None
-
-
 def train_task(request: Mapping[str, Any]) -> dict[str, Any]:
     """Worker task: make one model of an organism unless it is there. Request: recipe, role."""
-    return {"path": str(_made(resolve(Recipe.model_validate(request["recipe"])), request["role"]))}
+    organism = resolve(Recipe.model_validate(request["recipe"]))
+    organism.keep_parameters()
+    return {"path": str(_made(organism, request["role"]))}
 
 
 def _made(organism: Organism, role: str) -> Path:
@@ -316,6 +297,7 @@ def gate_task(request: Mapping[str, Any]) -> dict[str, Any]:
     from diffbench.residual import find_tokenizer, load_model, load_tokenizer, outline
 
     organism = resolve(Recipe.model_validate(request["recipe"]))
+    organism.keep_parameters()
     base = organism.model_path("base")
 
     def fill(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from diffbench.build import Organism, check_places, check_text
+from diffbench.build import Organism
 from diffbench.canonical import file_digest
 from diffbench.catalogue import find_organism
 from diffbench.errors import OptionError, RecordError, UnknownName
@@ -17,6 +17,7 @@ from diffbench.finding_evidence import EVIDENCE, FindingEvidence
 from diffbench.game import Access, Budget, Manner
 from diffbench.game_file import Setting
 from diffbench.plugins import find_judge
+from diffbench.readiness import check_places, check_text
 from diffbench.record import read_document
 from diffbench.run_folder import GAMES, read_run_file, refusal
 from diffbench.seeds import derive

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from diffbench import cache, runner
 from diffbench.atomic import new_folder
-from diffbench.build import check_places, check_text
 from diffbench.catalogue import find_organism
 from diffbench.cells import cell_folder
 from diffbench.comparison import CONTROLS, control_inputs
@@ -29,6 +28,7 @@ from diffbench.line import error_line
 from diffbench.plugins import find_judge, load_plugins, notify_cell_finished
 from diffbench.prospect import prospect
 from diffbench.quote import Quote
+from diffbench.readiness import check_places, check_text
 from diffbench.record import Record, read_record
 from diffbench.run_folder import RECORD_FILE, read_run_file, refusal
 from diffbench.stored_cell import KeptDiff, StoredCell, kept_diff, stored_cells

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from diffbench import runner
-from diffbench.build import Organism, check_places, check_text, resolve
+from diffbench.build import Organism, resolve
 from diffbench.catalogue import find_organism
 from diffbench.comparison import Comparison, HarvestDtype
 from diffbench.ending import utc_now
@@ -26,6 +26,7 @@ from diffbench.grid import PINNED, PlannedCell, plan
 from diffbench.own_pair import OwnPair
 from diffbench.plugins import find_judge
 from diffbench.projection import Projection, project
+from diffbench.readiness import check_places, check_text
 from diffbench.record import Record
 from diffbench.run_folder import (
     CELLS,

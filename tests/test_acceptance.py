@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from diffbench import cache
-from diffbench.build import check_text, resolve
+from diffbench.build import resolve
 from diffbench.catalogue import find_organism
 from diffbench.cli import main
 from diffbench.errors import RecipeError
+from diffbench.readiness import check_text
 from diffbench.recipe import read_recipe
 
 HALFSWAP = (Path(__file__).parent.parent / "organisms" / "colours" / "halfswap.yaml").read_text(encoding="utf-8")

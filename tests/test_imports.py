@@ -73,8 +73,9 @@ LAYERS = (
     "layer_rule invariants",
     "activity gate cell findings leaderboard planted_pair planted_score",
     "overlap template_share ablation interpolation probing",
+    "drawn",
     "build check ranking fitting",
-    "catalogue comparison export testing",
+    "catalogue comparison export testing readiness",
     "bench ground gathering untrained replay",
     "interpretability causal_score attribution_score",
     "grid score workers consistency",
@@ -105,7 +106,8 @@ LIGHT = (
     "run_folder plugins table columns summary "
     "figure scores tally study study_plan reproduction reproduction_page cli.reproduce "
     "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
-    "build catalogue latent_row latent_table fits input_files grid workers cells runner run check cell cli "
+    "drawn build readiness catalogue latent_row latent_table fits input_files grid workers cells runner run check cell "
+    "cli "
     "agreement duration ending trial finding_evidence judging conclusion interpretation "
     "prospect replay wording rival sheet choices truth_match offline_grade offline_choice "
     "offline_account offline_agent stored_cell stored_pair projection rescore seed_group seed_run "

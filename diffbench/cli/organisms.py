@@ -65,8 +65,8 @@ def list_organisms(as_json: bool) -> None:
 @as_json
 def show_organism(name: str, as_json: bool) -> None:
     """Describe one organism and its truth; NAME may be a recipe's path, or NAME@SEED."""
-    from diffbench.build import check_text
     from diffbench.catalogue import find_organism
+    from diffbench.readiness import check_text
 
     organism = find_organism(name)
     if organism.recipe.family is not None:  # what has no family has no topics, and its text may not be here yet
