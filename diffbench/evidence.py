@@ -165,42 +165,53 @@ def sample_marked(
     rng = np.random.default_rng([seed, 3])
     windows = _windows_with(contexts, mask, rng, taken)
     pairs: list[tuple[Marked, Marked]] = []
-    waiting: list[tuple[tuple[str, ...], Indices, Indices]] = []
+    waiting: list[_Window] = []
     for window in windows:
         if len(pairs) >= n // 2:
             break
-        at = next((at for at, other in enumerate(waiting) if _takes_marks(other, window)), None)
+        found = (at for at, other in enumerate(waiting) if window.takes_marks_of(other))
+        at = next(found, None) if window.others else None
         if at is None:
             if len(waiting) < MOST_WAITING:
                 waiting.append(window)
             continue
-        tokens, held, _ = waiting.pop(at)
-        marks = tuple(held.tolist())
-        pairs.append((Marked(tokens=tokens, marked=marks), Marked(tokens=window[0], marked=marks)))
+        right = waiting.pop(at)
+        marks = tuple(place for place in range(WINDOW) if right.held >> place & 1)
+        pairs.append((Marked(tokens=right.tokens, marked=marks), Marked(tokens=window.tokens, marked=marks)))
     return tuple(right for right, _ in pairs), tuple(wrong for _, wrong in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Tokens, and which places are active and which of the others count, a bit for each."""
+
+    tokens: tuple[str, ...]
+    held: int
+    others: int
+
+    def takes_marks_of(self, other: _Window) -> bool:
+        """Whether the marks of another window of the same length can stand in this one, all of them wrongly."""
+        return len(self.tokens) == len(other.tokens) and not other.held & ~self.others
 
 
 def _windows_with(
     contexts: Contexts, mask: NDArray[np.bool_], rng: np.random.Generator, taken: AbstractSet[tuple[str, ...]]
-) -> Iterator[tuple[tuple[str, ...], Indices, Indices]]:
-    """Windows of test documents with an active position: tokens, active places, and others that count."""
+) -> Iterator[_Window]:
+    """Windows of test documents with an active position."""
     seen = set(taken)
     for index in rng.permutation(np.flatnonzero(~contexts.explain & mask)).tolist():
         document, start, end = contexts.span(index, int(rng.integers(WINDOW)))
         window = tuple(contexts.tokens[document][start:end])
         numbers = contexts.index[document, start:end]
-        held = np.flatnonzero((numbers >= 0) & mask[numbers])
-        others = np.flatnonzero((numbers >= 0) & ~mask[numbers])
-        if window not in seen and len(held):
+        active, counts = mask[numbers], numbers >= 0
+        held = _bits(counts & active)
+        if window not in seen and held:
             seen.add(window)
-            yield window, held, others
+            yield _Window(window, held, _bits(counts & ~active))
 
 
-def _takes_marks(
-    right: tuple[tuple[str, ...], Indices, Indices], wrong: tuple[tuple[str, ...], Indices, Indices]
-) -> bool:
-    """Whether the marks of one window can stand, all of them wrongly, in another of the same length."""
-    return len(right[0]) == len(wrong[0]) and bool(np.isin(right[1], wrong[2]).all())
+def _bits(places: NDArray[np.bool_]) -> int:
+    return sum(1 << place for place in np.flatnonzero(places).tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,10 +275,11 @@ class _Draw:
         drawn: list[int] = []
         seen = set(self.taken)
         last, before, length = self.contexts.last, self.contexts.before, self.contexts.length
+        lasts, befores = (last, last[pool]), (before, before[pool])
         left: list[int] = []
         for turn, index in enumerate(self.rng.permutation(np.array(chosen, dtype=np.int64)).tolist()):
-            for numbers in (last, before) if turn % 2 == 0 else (before, last):
-                alike = self.rng.permutation(pool[numbers[pool] == numbers[index]])
+            for numbers, inside in (lasts, befores) if turn % 2 == 0 else (befores, lasts):
+                alike = self.rng.permutation(pool[inside == numbers[index]])
                 alike = alike[np.argsort(np.abs(length[alike] - length[index]), kind="stable")]
                 if len(drawn) < want // 2 and self._take(alike, len(drawn) + 1, drawn, seen):
                     break
