@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# make test: how many processes, with a thread each; a file's tests stay together.
+JOBS ?= 2
 # make bench: where its files go; where the environments of the libraries it compares with are (empty: without them);
 # and where the one that is on no package index comes from, a path or a git URL.
 BENCH ?= bench
@@ -22,7 +24,7 @@ run: $(VENV)/.installed
 	$(BIN)/diffbench run --organism halfswap $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # What diffbench exports is loaded by the libraries that install from a package index, and what they save is imported.
 test-formats: $(VENV)/.installed $(PEERS)/formats/.installed
