@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from own_factory import ARCHITECTURES, checkpoint, texts
 
-from diffbench import build, cell, comparison
+from diffbench import build, cell, comparison, readiness
 from diffbench.build import resolve
 from diffbench.catalogue import catalogue
 from diffbench.comparison import Comparison
@@ -125,7 +125,7 @@ def test_conversations_are_written_by_the_tuned_models_template(pairs: Pairs, tm
     assert corpus.n_tokens >= 500
     plain = OwnPair(base=tuned, tuned=pairs.model("llama"), text=str(file), text_field="messages")
     with pytest.raises(CheckpointError, match="no chat template"):
-        build.check_places(resolve(plain.recipe()))
+        readiness.check_places(resolve(plain.recipe()))
 
 
 def test_remapped_tokens_stand_for_others(pairs: Pairs) -> None:
@@ -144,7 +144,7 @@ def test_remapped_tokens_stand_for_others(pairs: Pairs) -> None:
 def test_too_little_text_is_told_in_tokens(pairs: Pairs) -> None:
     pair = OwnPair(base=pairs.model("llama"), tuned=pairs.model("llama", moved=0.2), text=pairs.text(50))
     organism = resolve(pair.recipe())
-    build.check_text(organism)
+    readiness.check_text(organism)
     with pytest.raises(RecipeError, match=r"split 'judge' has \d+ tokens of the 5000 that are needed"):
         build.split(organism, None, load_tokenizer(Path(pairs.model("llama"))), "judge", 5000)
 
@@ -172,7 +172,7 @@ def test_what_is_not_on_this_machine_is_told_at_once(pairs: Pairs, monkeypatch: 
         (OwnPair(base=here, tuned=here, text="somebody/texts"), "hf download --repo-type dataset somebody/texts"),
     ):
         with pytest.raises(DiffbenchError) as error:
-            build.check_places(resolve(pair.recipe()))
+            readiness.check_places(resolve(pair.recipe()))
         assert str(error.value).endswith(command) and "\n" not in str(error.value)
 
 
@@ -181,14 +181,14 @@ def test_data_that_are_not_on_this_machine_are_told_before_anything_is_trained(p
     assert recipe is not None
     here = resolve(recipe.model_copy(update={"base": pairs.model("qwen2", chat=True)}))
     with pytest.raises(RecipeError, match="hf download --repo-type dataset HuggingFaceH4/ultrachat_200k"):
-        build.check_places(here)
+        readiness.check_places(here)
 
 
 def test_nothing_is_sampled_to_check_a_pair(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffbench.sampled._Speakers.say", lambda *_: pytest.fail("sampled"))
     organism = resolve(OwnPair(base=pairs.model("llama"), tuned=pairs.model("llama", moved=0.2)).recipe())
-    build.check_places(organism)
-    build.check_text(organism)
+    readiness.check_places(organism)
+    readiness.check_text(organism)
 
 
 @pytest.mark.parametrize(
