@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from diffbench import cache
 from diffbench.atomic import write_text
 from diffbench.base import Base
@@ -41,10 +43,12 @@ class Draw:
         return type(self.given).model_validate(cache.read_json(path / FILE))
 
     def keep(self, parameters: Any) -> None:
-        """Keep what was drawn for whoever asks next."""
-        if not isinstance(self.family, OwnData):
-            content = canonical_json(parameters.model_dump(mode="json")) + "\n"
-            cache.publish(KIND, self._inputs(), lambda folder: write_text(folder / FILE, content))
+        """Keep what was drawn for whoever asks next; what would not be read as it was is drawn each time instead."""
+        document = parameters.model_dump(mode="json")
+        if isinstance(self.family, OwnData) or not _same(parameters, document):
+            return
+        content = canonical_json(document) + "\n"
+        cache.publish(KIND, self._inputs(), lambda folder: write_text(folder / FILE, content))
 
     def _inputs(self) -> dict[str, Any]:
         return {
@@ -57,3 +61,11 @@ class Draw:
             "seed": self.seed,
             "code": self.code,
         }
+
+
+def _same(parameters: Any, document: Any) -> bool:
+    """Whether a document stands for the parameters: a family may draw what its own schema refuses or changes."""
+    try:
+        return bool(type(parameters).model_validate(document) == parameters)
+    except ValidationError:
+        return False

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from diffbench.offline_grade import Said
+from diffbench.offline_grade import Said, mass
 from diffbench.question import Choose, Pick
 from diffbench.wording import TALK, content, stems
 
@@ -29,7 +29,7 @@ def choose(question: Choose) -> Pick:
         return Pick(pick=_only((len(words & own) / len(words) if words else 0.0 for words in held), MOSTLY))
     n_with = Counter(chain.from_iterable(held))
     rarity = {word: 0.0 if word in TALK else math.log((1 + len(held)) / n) for word, n in n_with.items()}
-    pick = _only(_sum(rarity, words & own) / math.sqrt(_sum(rarity, words) or 1.0) for words in held)
+    pick = _only(mass(rarity, words & own) / math.sqrt(mass(rarity, words) or 1.0) for words in held)
     if pick is None or _ambiguous(own, [words - TALK for words in held], pick):
         return Pick(pick=None)
     return Pick(pick=pick)
@@ -60,7 +60,3 @@ def _only(worth: Iterable[float], least: float = 1e-9) -> int | None:
 def says_nothing(statement: str) -> bool:
     """Whether a statement says that nothing was changed."""
     return stems(statement)[:3] == stems("Nothing was changed")
-
-
-def _sum(weights: dict[str, float], words: Iterable[str]) -> float:
-    return math.fsum(weights[word] for word in words)

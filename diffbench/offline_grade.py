@@ -1,4 +1,4 @@
-"""Offline grade: how much of what is true an account says, and which statement it speaks of, without a language model.
+"""Offline grade: how much of what is true an account says, without a language model.
 
 Words alone are compared, with their way where the account lists them. Nothing in an account is followed: what it says
 of its own worth consists of words that carry no content. Stretches that list words instead of saying something are not
@@ -258,7 +258,8 @@ def _weights(words: Iterable[str], important: frozenset[str]) -> dict[str, float
     return {word: LITERAL_WEIGHT if word in important else TALK_WEIGHT if word in TALK else 1.0 for word in words}
 
 
-def _sum(weights: Mapping[str, float], words: Iterable[str]) -> float:
+def mass(weights: Mapping[str, float], words: Iterable[str]) -> float:
+    """Of some words together."""
     return math.fsum(weights[word] for word in words)
 
 
@@ -267,7 +268,7 @@ def _share(weights: Mapping[str, float], said: frozenset[str]) -> float:
     hit = weights.keys() & said
     if not weights or (hit <= TALK and not weights.keys() <= TALK):
         return 0.0
-    return _sum(weights, hit) / _sum(weights, weights)
+    return mass(weights, hit) / mass(weights, weights)
 
 
 def _grade(said: Said, truth: Known, told: Told) -> int:

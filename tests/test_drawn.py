@@ -54,6 +54,15 @@ def test_anything_else_is_drawn_anew(draw: Draw, changed: dict[str, Any]) -> Non
     assert Drawing.draws == (1 if "family" in changed else 3)
 
 
+@pytest.mark.parametrize("value", ["much", "0.5"])
+def test_what_would_come_back_otherwise_is_not_kept(draw: Draw, value: str) -> None:
+    """A copy is not validated: what a family puts into it may be refused, or become something else."""
+    drawn = draw.given.model_copy(update={"exchange": value})
+    with pytest.warns(UserWarning, match="serializ"):
+        draw.keep(drawn)
+    assert not (cache.cache_root() / KIND).exists()
+
+
 def test_a_damaged_entry_is_drawn_anew(draw: Draw) -> None:
     first = draw.parameters()
     draw.keep(first)
