@@ -1,17 +1,28 @@
-"""Two toy models that need no torch, with what is true of them, and scripted agents."""
+"""Two toy models that need no torch, with what is true of them, and scripted agents and games between them.
+
+Use it as a pytest plugin for its fixture. PYTEST_DONT_REWRITE, because the modules that use it also import from it.
+"""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
 
 from diffbench.account import Account, Pattern
 from diffbench.choices import choices
 from diffbench.errors import JudgeError
 from diffbench.finding_evidence import FindingEvidence
+from diffbench.game import Budget, Game, Manner, play
+from diffbench.game_file import PlayedGame, Setting
+from diffbench.game_score import GameScore, score_game
 from diffbench.judge import Judge, Reply
+from diffbench.offline_judge import OfflineJudge
+from diffbench.panel import Panel
 from diffbench.question import (
     Answer,
     Ask,
@@ -232,3 +243,39 @@ class Grader(Judge):
 
 def right_choice(of: Sheet, seed: int) -> Callable[[Choose], int]:
     return lambda question: choices(of, seed)[1]
+
+
+@pytest.fixture
+def own_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of this test's own, so that every question is asked."""
+    monkeypatch.setenv("DIFFBENCH_CACHE", str(tmp_path / "cache"))
+
+
+SETTING = Setting(
+    organism="canary/organism",
+    reference="base",
+    row="canary-method@column",
+    cell="c" * 64,
+    pair=("a" * 64, "b" * 64),
+    manner=Manner(),
+    grader={"judge": "offline"},
+)
+
+
+def held(judge: Judge, models: Toys | None = None, budget: Budget | None = None, **more: Any) -> Game:
+    evidence = more.pop("evidence", None)
+    if models is None and evidence is None:
+        models = Toys(swapped)
+    return play(judge, evidence, models, budget=budget or Budget(), **more)
+
+
+def scored(account: Account, of: Sheet, grader: Judge | None = None, seed: int = 0) -> GameScore:
+    agent = Agent(states(account))
+    agent.tag = account.model_dump_json()
+    game = held(agent)
+    return score_game(game, of, Panel(grader or OfflineJudge()), seed)
+
+
+def played(agent: Judge | None = None, of: Sheet | None = None, **more: Any) -> PlayedGame:
+    game = held(agent or Agent(states(TRUE, after=2)), Toys(swapped), evidence=(finding(),), **more)
+    return PlayedGame(setting=SETTING, game=game, score=score_game(game, of, Panel(OfflineJudge()), 3))
