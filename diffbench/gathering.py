@@ -23,7 +23,7 @@ from diffbench.errors import DiffError, OptionError
 from diffbench.evidence import Contexts, active_mask, sample_marked, sample_splits
 from diffbench.finding_evidence import FindingEvidence, Steered
 from diffbench.question import Evidence, Tokens
-from diffbench.rollout import Sampling, rollouts
+from diffbench.rollout import Sampling, rollouts_each
 from diffbench.seeds import derive
 from diffbench.steering import Components, Direction, Speaker, Steer, Weights, stream_size
 from diffbench.weight_edit import WeightEdit
@@ -101,17 +101,19 @@ class Scene:
     @cached_property
     def plain(self) -> list[list[int]]:
         """What the reference says after the prompts."""
-        return self.said(Steer(None, self.layer, run="reference"))
+        [said] = self.said([Steer(None, self.layer, run="reference")])
+        return said
 
-    def said(self, steer: Steer) -> list[list[int]]:
-        """What a steered model says after the prompts, with the same luck each time."""
+    def said(self, steers: Sequence[Steer]) -> list[list[list[int]]]:
+        """What each of some steered models says after the prompts, with the same luck each time."""
         sampling = Sampling(
             new_tokens=NEW_TOKENS,
             seed=derive(self.seed, "continuations"),
             ends=ends_of(self.reference, self.tokenizer),
             words=len(self.tokenizer),
         )
-        return [said for [said] in rollouts(Speaker(steer, self.reference, self.tuned), self.prompts, sampling)]
+        speakers = [Speaker(steer, self.reference, self.tuned) for steer in steers]
+        return [[said for [said] in each] for each in rollouts_each(speakers, self.prompts, sampling)]
 
     def named(self, ids: Sequence[int]) -> Tokens:
         """Tokens by their ids."""
@@ -138,9 +140,9 @@ def gather(scene: Scene, diff: Diff, findings: Sequence[Finding], seed: int) -> 
     handle = _Handle.of(scene, diff)
     sizes = [column.detach().double().abs() for column in activities.unbind(1)]
     drawn = [draw(contexts, finding, size, sparse, seed) for finding, size in zip(findings, sizes, strict=True)]
-    return tuple(
-        _with_models(scene, handle, contexts, one, size, sparse) for one, size in zip(drawn, sizes, strict=True)
-    )
+    known = [_with_models(scene, handle, contexts, one, size, sparse) for one, size in zip(drawn, sizes, strict=True)]
+    steered = handle.steered(components)
+    return tuple(one.model_copy(update={"steered": said}) for one, said in zip(known, steered, strict=True))
 
 
 def draw(contexts: Contexts, finding: Finding, size: Tensor, sparse: bool, seed: int) -> FindingEvidence:
@@ -173,11 +175,11 @@ def draw(contexts: Contexts, finding: Finding, size: Tensor, sparse: bool, seed:
 def _with_models(
     scene: Scene, handle: _Handle, contexts: Contexts, drawn: FindingEvidence, size: Tensor, sparse: bool
 ) -> FindingEvidence:
-    """The same with what both models say where the component is most active, and what adding it does."""
+    """The same with what both models say where the component is most active."""
     there = _there(scene, contexts, size, active_mask(size, sparse))
     up, down, effect = handle.moved(there, drawn.component) if there is not None else ((), (), None)
     evidence = drawn.evidence.model_copy(update={"kl_up": up, "kl_down": down, "effect": effect})
-    return drawn.model_copy(update={"evidence": evidence, "steered": handle.steered(drawn.component)})
+    return drawn.model_copy(update={"evidence": evidence})
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,24 +234,39 @@ class _Handle:
         down = (log_b.exp() * (log_b - log_t)).double().mean(dim=0)
         return self._words(up, kl), self._words(down, kl), self._effect(there, component, log_t, kl)
 
-    def steered(self, component: int) -> tuple[Steered, ...]:
-        """What the reference says without and with a component; nothing where it cannot be added."""
-        scene = self.scene
+    def steered(self, components: Sequence[int]) -> list[tuple[Steered, ...]]:
+        """What the reference says without and with each of some components; nothing where one cannot be added."""
+        steers = [self._steer(component) for component in components]
+        said = iter(self._said([steer for steer in steers if steer is not None]))
+        return [() if steer is None else next(said) for steer in steers]
+
+    def _steer(self, component: int) -> Steer | None:
         try:
             what = self._length(component)
-            if what is None:
-                return ()
-            strength = STEER_WEIGHTS if isinstance(what, Weights) else 1.0
-            plain, steered = scene.plain, scene.said(Steer(what, scene.layer, strength, run="reference"))
-        except (DiffError, OptionError):  # it adds nothing, or leads to NaN; or the models have no room for a text
-            return ()
+        except DiffError:  # it adds nothing
+            return None
+        strength = STEER_WEIGHTS if isinstance(what, Weights) else 1.0
+        return None if what is None else Steer(what, self.scene.layer, strength, run="reference")
+
+    def _said(self, steers: Sequence[Steer]) -> list[tuple[Steered, ...]]:
+        """Of all at once, or where that leads to NaN of each alone; of one that does, nothing."""
+        scene = self.scene
+        if not steers:
+            return []
+        try:
+            plain, said = scene.plain, scene.said(steers)
+        except (DiffError, OptionError):  # one leads to NaN, or the models have no room for a text
+            return [()] * len(steers) if len(steers) < 2 else [self._said([steer])[0] for steer in steers]
         prompts = [
             scene.named(row[mask].tolist()) for row, mask in zip(scene.prompts.ids, scene.prompts.mask, strict=True)
         ]
-        return tuple(
-            Steered(prompt=prompt, plain=scene.named(one), steered=scene.named(other))
-            for prompt, one, other in zip(prompts, plain, steered, strict=True)
-        )
+        return [
+            tuple(
+                Steered(prompt=prompt, plain=scene.named(one), steered=scene.named(other))
+                for prompt, one, other in zip(prompts, plain, steered, strict=True)
+            )
+            for steered in said
+        ]
 
     def _length(self, component: int) -> Direction | Weights | None:
         """A component by itself, at a length that does not depend on how active it is."""

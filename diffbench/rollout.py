@@ -1,12 +1,14 @@
 """Rollouts: continuations of texts drawn from a steered pair, and what swapping one token does to them.
 
 Every draw follows from the seed, the text and the number of the rollout alone: neither the company in a batch nor what
-is done to the models changes which random numbers a rollout gets, so that runs are compared on the same luck.
+is done to the models changes which random numbers a rollout gets, so that runs are compared on the same luck. The
+company changes logits by rounding, so a token can be another one in another company where two are next to equally
+probable, or the luck falls next to the border of two; the same call says the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional
 from diffbench.architecture import Model, blocks, vocabulary
 from diffbench.causal import token_kl
 from diffbench.corpus import Corpus
+from diffbench.decoding import Decoding, cacheable, decoding, together, token_bytes
 from diffbench.errors import DiffError, OptionError
 from diffbench.figure import Figure
 from diffbench.residual import hidden, unembed
@@ -25,6 +28,8 @@ from diffbench.tally import Count, difference
 
 MOST_BYTES = 1 << 26
 """Of logits at once."""
+KEPT_BYTES = 1 << 30
+"""Of keys and values at once."""
 BELOW_ONE = 1 - 2.0**-52
 
 
@@ -57,37 +62,99 @@ def rollouts(speaker: Speaker, prompts: Corpus, sampling: Sampling) -> list[list
     """Tokens of the continuations: ``sampling.n`` of each document of ``prompts``, in order.
 
     Texts of unequal length are continued each from its own last token; texts that have come to be the same are run
-    once.
+    once. Models that `diffbench.decoding.cacheable` knows are read token by token, others as `whole_rollouts` does.
 
     Raises:
         OptionError: if the models have no places for texts so long.
         DiffError: if what is added leads to NaN or infinite logits.
     """
-    longest = int(prompts.mask.sum(dim=1).max()) + sampling.new_tokens - 1  # the last token is never read
-    if speaker.places is not None and longest > speaker.places:
-        raise OptionError(f"new_tokens: texts of {longest} tokens are longer than the models' {speaker.places} places")
-    texts = _Texts(prompts, sampling)
+    [said] = rollouts_each([speaker], prompts, sampling)
+    return said
+
+
+def rollouts_each(speakers: Sequence[Speaker], prompts: Corpus, sampling: Sampling) -> list[list[list[list[int]]]]:
+    """The rollouts of each of some speakers after the same prompts, with the same luck; in one batch where they can be.
+
+    Raises:
+        OptionError, DiffError: as `rollouts`, for any of them.
+    """
+    found: dict[int, list[list[list[int]]]] = {}
+    for numbers in together(speakers):
+        group = [speakers[number] for number in numbers]
+        if cacheable(group[0].reference, group[0].tuned):
+            found |= zip(numbers, _cached(group, prompts, sampling), strict=True)
+        else:
+            found |= {number: whole_rollouts(speakers[number], prompts, sampling) for number in numbers}
+    return [found[number] for number in range(len(speakers))]
+
+
+def whole_rollouts(speaker: Speaker, prompts: Corpus, sampling: Sampling) -> list[list[list[int]]]:
+    """As `rollouts`, by a forward pass of the whole text for each token, whatever the models are."""
+    texts = _Texts([speaker], prompts, sampling)
     for step in range(sampling.new_tokens):
         open_rows = texts.open.nonzero().flatten()
         if not len(open_rows):
             break
         texts.say(open_rows, _next(speaker, texts, open_rows, step))
-    said = texts.said()
-    return [said[start : start + sampling.n] for start in range(0, len(said), sampling.n)]
+    [said] = texts.said()
+    return said
+
+
+def _cached(speakers: Sequence[Speaker], prompts: Corpus, sampling: Sampling) -> list[list[list[list[int]]]]:
+    """Of speakers that go together, read token by token."""
+    texts = _Texts(speakers, prompts, sampling)
+    length = int(prompts.mask.sum(dim=1).max())
+    size = min(
+        KEPT_BYTES // (token_bytes(speakers[0]) * (length + sampling.new_tokens)),
+        MOST_BYTES // (4 * speakers[0].words),
+        sampling.n * (BATCH_TOKENS // length),
+    )
+    with decoding(speakers) as reads:
+        for rows in torch.arange(len(texts.open)).split(max(1, size)):
+            _go_on(reads, texts, rows)
+    return texts.said()
+
+
+def _go_on(reads: Decoding, texts: _Texts, rows: Tensor) -> None:
+    """Continue some rows to their ends; those whose texts are the same so far are one row of ``reads``."""
+    sampling = texts.sampling
+    batch, who, which = texts.different(rows)
+    logits = reads.begin(batch, who)
+    for step in range(sampling.new_tokens):
+        tokens = _drawn(logits, which, texts.luck[rows, step], sampling)
+        texts.say(rows, tokens)
+        stay = texts.open[rows]
+        if step + 1 == sampling.new_tokens or not bool(stay.any()):
+            return
+        rows = rows[stay]
+        pairs, which = torch.stack([which[stay], tokens[stay]], dim=1).unique(dim=0, return_inverse=True)
+        logits = reads.go_on(pairs[:, 0], pairs[:, 1])
 
 
 class _Texts:
-    """All rollouts as far as they have got: rows [R, L] of ids, right-padded, with room for what is to come."""
+    """All rollouts as far as they have got: rows [R, L] of ids, right-padded, with room for what is to come.
 
-    def __init__(self, prompts: Corpus, sampling: Sampling) -> None:
-        self.sampling = sampling
-        self.start = prompts.mask.sum(dim=1).repeat_interleave(sampling.n)
+    Speaker by speaker, of each prompt by prompt, of each rollout by rollout.
+    """
+
+    def __init__(self, speakers: Sequence[Speaker], prompts: Corpus, sampling: Sampling) -> None:
+        longest = int(prompts.mask.sum(dim=1).max()) + sampling.new_tokens - 1  # the last token is never read
+        places = speakers[0].places
+        if places is not None and longest > places:
+            raise OptionError(f"new_tokens: texts of {longest} tokens are longer than the models' {places} places")
+        self.sampling, self.n_prompts = sampling, len(prompts)
+        self.who = torch.arange(len(speakers)).repeat_interleave(len(prompts) * sampling.n)
+
+        def rows(of_prompts: Tensor) -> Tensor:
+            each = of_prompts.repeat_interleave(sampling.n, dim=0)
+            return each.repeat(len(speakers), *[1] * (each.dim() - 1))
+
+        self.start = rows(prompts.mask.sum(dim=1))
         self.length = self.start.clone()
         self.open = torch.ones(len(self.start), dtype=torch.bool)
-        self.ids = functional.pad(prompts.ids, (0, sampling.new_tokens)).repeat_interleave(sampling.n, dim=0)
-        self.alone = functional.pad(prompts.mask & ~prompts.counts, (0, sampling.new_tokens))
-        self.alone = self.alone.repeat_interleave(sampling.n, dim=0)
-        self.luck = torch.cat([_luck(key, sampling) for key in _keys(prompts)])
+        self.ids = rows(functional.pad(prompts.ids, (0, sampling.new_tokens)))
+        self.alone = rows(functional.pad(prompts.mask & ~prompts.counts, (0, sampling.new_tokens)))
+        self.luck = torch.cat([_luck(key, sampling) for key in _keys(prompts)]).repeat(len(speakers), 1)
 
     def say(self, rows: Tensor, tokens: Tensor) -> None:
         """Put one token each behind some rows; one that ends a text closes it."""
@@ -97,25 +164,32 @@ class _Texts:
         self.ids[rows, self.length[rows]] = tokens
         self.length[rows] += 1
 
-    def said(self) -> list[list[int]]:
-        """What came after each prompt."""
+    def different(self, rows: Tensor) -> tuple[Corpus, Tensor, Tensor]:
+        """The different texts of some rows, the speaker of each [m], and which of them each row has [R]."""
+        length = int(self.length[rows].max())
+        held = torch.arange(length) < self.length[rows, None]
+        ids = torch.where(held, self.ids[rows, :length], -1)
+        found, which = torch.unique(torch.cat([self.who[rows, None], ids], dim=1), dim=0, return_inverse=True)
+        first = torch.full((len(found),), len(rows)).scatter_reduce(0, which, torch.arange(len(rows)), "amin")
+        who, ids = found[:, 0], found[:, 1:]
+        mask = ids >= 0
+        counts = mask & ~self.alone[rows[first], :length]
+        codes = torch.zeros_like(mask, dtype=torch.int8)
+        return Corpus(ids.clamp_min(0), mask, counts, torch.zeros_like(mask), codes, codes), who, which
+
+    def said(self) -> list[list[list[list[int]]]]:
+        """What came after each prompt, of each speaker."""
         ends = zip(self.ids.tolist(), self.start.tolist(), self.length.tolist(), strict=True)
-        return [row[start:end] for row, start, end in ends]
+        each = iter([row[start:end] for row, start, end in ends])
+        n = range(self.sampling.n)
+        return [[[next(each) for _ in n] for _ in range(self.n_prompts)] for _ in range(int(self.who[-1]) + 1)]
 
 
 def _next(speaker: Speaker, texts: _Texts, rows: Tensor, step: int) -> Tensor:
     """The next token of each of some rows."""
-    length = int(texts.length[rows].max())
-    held = torch.arange(length) < texts.length[rows, None]
-    ids = torch.where(held, texts.ids[rows, :length], -1)
-    different, which = torch.unique(ids, dim=0, return_inverse=True)
-    first = torch.full((len(different),), len(rows)).scatter_reduce(0, which, torch.arange(len(rows)), "amin")
-    mask = different >= 0
-    counts = mask & ~texts.alone[rows[first], :length]
-    codes = torch.zeros_like(mask, dtype=torch.int8)
-    batch = Corpus(different.clamp_min(0), mask, counts, torch.zeros_like(mask), codes, codes)
+    batch, _, which = texts.different(rows)
     tokens = torch.empty(len(rows), dtype=torch.int64)
-    size = max(1, min(BATCH_TOKENS // length, MOST_BYTES // (4 * speaker.words)))
+    size = max(1, min(BATCH_TOKENS // batch.ids.shape[1], MOST_BYTES // (4 * speaker.words)))
     for start, part in batch.batches(size):
         mine = ((which >= start) & (which < start + len(part))).nonzero().flatten()
         luck = texts.luck[rows[mine], step]

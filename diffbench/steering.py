@@ -3,7 +3,7 @@
 The hybrid has the reference's blocks up to a layer and the tuned model's above (Aranguri, Drori & Nanda 2025). BOS is
 left alone, and in a hybrid it takes the tuned model's stream, as in every patched run of this engine; outliers are not
 looked for, since what is one depends on a text. Nothing is cached between tokens: every logit is that of a whole
-forward pass.
+forward pass. `diffbench.decoding` says the same token by token.
 
 Shapes: B texts, L positions, d residual width, V vocabulary, T rows, n components, k of them chosen.
 """
@@ -139,6 +139,16 @@ class Speaker:
         check_layer(self.tuned, self.steer.layer)
 
     @property
+    def below(self) -> Model:
+        """The model of the blocks up to the layer, which is steered."""
+        return self.tuned if self.steer.run == "tuned" else self.reference
+
+    @property
+    def above(self) -> Model:
+        """The model of the blocks after it, and of the words."""
+        return self.reference if self.steer.run == "reference" else self.tuned
+
+    @property
     def places(self) -> int | None:
         """The most tokens of a text that the models have places for, as far as they say."""
         found = [getattr(model.config, "max_position_embeddings", None) for model in (self.reference, self.tuned)]
@@ -165,13 +175,12 @@ class Speaker:
     def _inside(self, batch: Corpus) -> Iterator[tuple[Model, Tensor]]:
         """Who speaks, and the stream [B, L, d] leaving its last block; weights are steered while inside."""
         steer, ids, mask = self.steer, batch.ids, batch.mask
-        below = self.tuned if steer.run == "tuned" else self.reference
-        above = self.reference if steer.run == "reference" else self.tuned
+        below, above = self.below, self.above
         if steer.run != "hybrid" and not isinstance(steer.what, Direction | Components):
-            with self._edited(below):
+            with self.edited(below):
                 yield below, hidden(below, ids, mask, len(blocks(below)) - 1)
             return
-        with self._edited(below):
+        with self.edited(below):
             own = hidden(below, ids, mask, steer.layer)
         stream, counts = own.clone(), batch.counts
         if steer.run == "hybrid":
@@ -179,7 +188,8 @@ class Speaker:
         stream[counts] = steer.moved(own[counts].float(), self._streams(batch, own)).to(own.dtype)
         yield above, hidden_from(above, ids, mask, steer.layer, stream)
 
-    def _edited(self, model: Model) -> AbstractContextManager[None]:
+    def edited(self, model: Model) -> AbstractContextManager[None]:
+        """``model`` has the weights added or taken out that are steered, if weights are, while inside."""
         what = self.steer.what
         return what.edit.applied(model, what.chosen, self.steer.factor) if isinstance(what, Weights) else nullcontext()
 

@@ -186,6 +186,30 @@ def test_evidence_says_what_the_models_do_where_the_component_is_active(bench: B
         assert (one.evidence.kl_up, one.evidence.kl_down, one.evidence.effect) == ((), (), None)
 
 
+def test_components_are_steered_together_as_each_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that adds nothing and one that leads to NaN have nothing to show, and take nothing from the others."""
+    scene = scene_of(bench)
+    activations = Activations.open(bench.comparison.path / "in" / "activations.safetensors")
+    diff = random_dictionary(activations, 40, 8, 3)
+    first, silent, loud, last = diff.order[:4].tolist()
+    together = gathering._Handle.of(scene, diff).steered([first, silent, loud, last])
+    assert all(together) and len(set(together)) == 4
+    assert together == [gathering._Handle.of(scene, diff).steered([one])[0] for one in (first, silent, loud, last)]
+    assert gathering._Handle.of(scene, diff).steered([]) == []
+    assert diff.decoder is not None
+    decoder = diff.decoder.clone()
+    decoder[silent] = 0
+    length = gathering._Handle._length
+
+    def of_length(self: Any, component: int) -> Any:
+        found = length(self, component)
+        return replace(found, size=float("inf")) if component == loud else found
+
+    monkeypatch.setattr(gathering._Handle, "_length", of_length)
+    found = gathering._Handle.of(scene, replace(diff, decoder=decoder)).steered([first, silent, loud, last])
+    assert found == [together[0], (), (), together[3]]
+
+
 def test_the_effect_is_what_hooks_of_ones_own_measure(bench: Bench) -> None:
     scene = scene_of(bench)
     activations = Activations.open(bench.comparison.path / "in" / "activations.safetensors")

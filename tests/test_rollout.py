@@ -10,13 +10,13 @@ import torch
 from attribution_reference import LAYER, WORDS, corpus, diffs, doubles, pair
 from torch import Tensor
 
-from diffbench import rollout, steering
+from diffbench import decoding, rollout, steering
 from diffbench.attribution import contexts
 from diffbench.corpus import Corpus
 from diffbench.diff import DictionaryDiff
 from diffbench.edit import ActivationEdit
 from diffbench.errors import DiffError, OptionError
-from diffbench.rollout import Place, Sampling, high_kl_positions, rollouts, swap
+from diffbench.rollout import Place, Sampling, high_kl_positions, rollouts, swap, whole_rollouts
 from diffbench.steering import Components, Direction, Speaker, Steer
 from diffbench.tally import wilson
 
@@ -156,15 +156,24 @@ def test_words_that_are_none_are_not_said() -> None:
 
 def test_equal_texts_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    after = steering.Speaker.after
+    after, logits = steering.Speaker.after, decoding._Reader.logits
 
     def counted(self: Speaker, batch: Corpus) -> Tensor:
         sizes.append(len(batch))
         return after(self, batch)
 
+    def kept(self: Any, read: Any, *more: Any) -> Tensor:
+        sizes.append(len(read.ids))
+        return logits(self, read, *more)
+
     monkeypatch.setattr(steering.Speaker, "after", counted)
-    [said] = rollouts(speaker(), corpus((6,)), Sampling(new_tokens=2, n=100))
+    sampling = Sampling(new_tokens=2, n=100)
+    [said] = whole_rollouts(speaker(), corpus((6,)), sampling)
     assert sizes == [1, len({row[0] for row in said})]
+    assert decoding.cacheable(*pair("llama"))
+    monkeypatch.setattr(decoding._Reader, "logits", kept)
+    assert rollouts(speaker(), corpus((6,)), sampling) == [said]
+    assert sizes[2:] == sizes[:2]
 
 
 def test_what_cannot_be_sampled_is_refused() -> None:

@@ -22,6 +22,7 @@ PARTS = {
     "grid": "grid_time",
     "score": "scoring_time",
     "judge": "judging_time",
+    "decode": "decoding_speed",
     "exclusive": "exclusive_latents",
     "gpu": "gpu_speed",
 }
