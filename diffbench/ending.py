@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from diffbench.canonical import file_digest
+from diffbench.dashboard import DASHBOARD
 from diffbench.duration import Stage
 from diffbench.exchange import HEADER, TENSORS
 from diffbench.finding_evidence import EVIDENCE
@@ -54,6 +55,7 @@ class Ending:
         seconds: that scoring took.
         hashes: SHA-256 of the Diff's files, where one is kept.
         judged: SHA-256 of the files that a judge's scores follow from, where there are scores.
+        dashboard: SHA-256 of what is drawn of the cell, where there are scores.
         lasting: whether scoring it again would end alike.
     """
 
@@ -63,6 +65,7 @@ class Ending:
     seconds: float = 0.0
     hashes: dict[str, str] | None = None
     judged: dict[str, str] | None = None
+    dashboard: str | None = None
     lasting: bool = True
 
 
@@ -95,7 +98,8 @@ def score_diff(
     if result.ok and isinstance(result.answer, dict):
         workers.durations.note(score_stage(plan), result.seconds)
         judged = {name: file_digest(kept / name) for name in JUDGED if (kept / name).is_file()}
-        return Ending("ok", None, Scores.model_validate(result.answer["scores"]), result.seconds, hashes, judged)
+        scores = Scores.model_validate(result.answer["scores"])
+        return Ending("ok", None, scores, result.seconds, hashes, judged, file_digest(kept / DASHBOARD))
     lasting = _is_of_the_diff(result)
     return Ending("error", f"scoring: {result.error}", None, result.seconds, hashes, lasting=lasting)
 
@@ -124,7 +128,7 @@ def record_of(
         status=ending.status,
         reason=None if ending.reason is None else one_line(ending.reason),
         budget=Budget(tokens=tier.tokens, components=tier.components, seconds=tier.seconds),
-        hashes=plan.hashes(ending.hashes, ending.judged),
+        hashes=plan.hashes(ending.hashes, ending.judged, ending.dashboard),
         pair=comparison.facts(),
         scores=ending.scores,
         rescored=rescored,

@@ -67,7 +67,12 @@ class PlannedScore:
     fit: str
     key: str
 
-    def hashes(self, diff: dict[str, str] | None = None, judged: dict[str, str] | None = None) -> Hashes:
+    def hashes(
+        self,
+        diff: dict[str, str] | None = None,
+        judged: dict[str, str] | None = None,
+        dashboard: str | None = None,
+    ) -> Hashes:
         """What could change the numbers, part by part; files of the Diff and of the judging by their names."""
         organism = self.comparison.organism
         return Hashes(
@@ -78,6 +83,7 @@ class PlannedScore:
             pair=self.comparison.key,
             diff=diff,
             judged=judged,
+            dashboard=dashboard,
             score_code=cache.code_version(*SCORE_CODE),
         )
 

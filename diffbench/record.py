@@ -6,6 +6,7 @@ Its scores are `diffbench.scores.Scores`.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -130,6 +131,7 @@ class Hashes(Schema):
         None,
         description="of the files that a judge's scores follow from: what it was shown, what is true, what it said",
     )
+    dashboard: str | None = Field(None, description="of what is drawn of the cell")
     score_code: str
 
 
@@ -211,7 +213,12 @@ def read_document(path: Path, schema: type[Versioned], most: int, advice: str = 
     try:
         if path.stat().st_size > most:
             raise RecordError(f"{path}: larger than {most} bytes{advice}")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        with suppress(ValidationError):
+            found = schema.model_validate_json(text)
+            if "schema_version" in found.model_fields_set:
+                return found
+        document = json.loads(text)  # says better what is wrong
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: no readable JSON ({one_line(error, 200)}){advice}") from None
     version = document.get("schema_version") if isinstance(document, dict) else None

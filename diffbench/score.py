@@ -22,6 +22,7 @@ from diffbench.bench import Bench
 from diffbench.causal_score import TOP, Causal, no_recovery, score_causal, without_truth
 from diffbench.comparison import Comparison
 from diffbench.corpus import Corpus
+from diffbench.dashboard import DASHBOARD
 from diffbench.diff import Diff, WeightDiff
 from diffbench.diff_file import load_diff, save_header
 from diffbench.disentangling import disentangle, no_disentangling
@@ -37,6 +38,7 @@ from diffbench.interpretation import Controls, interpret, reached
 from diffbench.lens import Lens
 from diffbench.panel import VERDICTS, Panel, write_verdicts
 from diffbench.patching import Patch, last_logits
+from diffbench.picture import picture
 from diffbench.probing import TruthScores, no_truth_scores, truth_scores
 from diffbench.ranking import NoRanking, ranked
 from diffbench.residual import Model, blocks, vocabulary, width
@@ -87,7 +89,7 @@ def score(bench: Bench, diff: Diff, seed: int, controls: Controls, kept: Path) -
         diff: what is scored.
         seed: of all that is drawn.
         controls: the judge's on this pair.
-        kept: folder that takes what the judge was shown, what was true, and what it said.
+        kept: folder that takes what the judge was shown, what was true, what it said, and what is drawn of the cell.
 
     Raises:
         DiffError: if the Diff does not fit the pair.
@@ -103,6 +105,7 @@ def score(bench: Bench, diff: Diff, seed: int, controls: Controls, kept: Path) -
     localisation, direction, claims = (
         no_truth_scores(truth) if isinstance(truth, Figure) else (truth.localisation, truth.direction, truth.claims)
     )
+    picture(bench, ground, diff).write(kept / DASHBOARD)
     return Scores(
         recovery=causal.recovery if bench.truth is not None else without_truth(causal.recovery, NO_TRUTH),
         behaviour=_behave(bench, ground, handle, causal),
