@@ -12,7 +12,8 @@ from pydantic import Field
 from diffbench.build import Organism
 from diffbench.canonical import file_digest
 from diffbench.catalogue import find_organism
-from diffbench.errors import OptionError, RecordError, UnknownName
+from diffbench.cell_choice import CellChoice, choose_cell
+from diffbench.errors import OptionError, RecordError
 from diffbench.finding_evidence import EVIDENCE, FindingEvidence
 from diffbench.game import Access, Budget, Manner
 from diffbench.game_file import Setting
@@ -22,7 +23,7 @@ from diffbench.record import read_document
 from diffbench.run_folder import GAMES, read_run_file, refusal
 from diffbench.seeds import derive
 from diffbench.sheet import SHEET, Sheet
-from diffbench.stored_cell import StoredCell, stored_cells
+from diffbench.stored_cell import StoredCell
 from diffbench.stored_pair import Pairs
 from diffbench.truth import Schema
 
@@ -149,27 +150,8 @@ def find_ground(plan: GamePlan, run: Path) -> Ground:
 
 
 def _cell(plan: GamePlan, organism: str, run: Path) -> StoredCell:
-    """The one finished cell that is asked for; those that differ in their judge alone are alike."""
-    found = [cell for _, cell in stored_cells(run) if isinstance(cell, StoredCell) and cell.status == "ok"]
-    for name, kind, wanted in (
-        ("organism", "organism with a finished cell in this run", organism),
-        ("row", "row with a finished cell on it", str(plan.row)),
-    ):
-        known = {str(getattr(cell.cell, name)) for cell in found}
-        found = [cell for cell in found if getattr(cell.cell, name) == wanted]
-        if not found:
-            raise UnknownName(kind, wanted, known)
     asked = {"reference": plan.reference, "seed": plan.cell_seed, "tier": plan.tier}
-    for name, value in asked.items():
-        there = sorted({str(getattr(cell.cell, name)) for cell in found})
-        found = [cell for cell in found if value is None or getattr(cell.cell, name) == value]
-        if not found:
-            raise OptionError(f"{name}: there is no such cell of {name} {value}; there are {', '.join(there)}")
-    for name in asked:
-        there = sorted({str(getattr(cell.cell, name)) for cell in found})
-        if len(there) > 1:
-            raise OptionError(f"{name}: there are cells of {', '.join(there)}; choose one with --{name}")
-    return found[0]
+    return choose_cell(CellChoice(organism=organism, row=str(plan.row), **asked), run)
 
 
 def _kept(stored: StoredCell, name: str) -> Path:
