@@ -43,11 +43,12 @@ def steer(choice: CellChoice, plan: SteeringPlan, run: Path, notify: Notify) -> 
     named = (find_organism(choice.organism),) if is_file else ()
     if named:
         choice = choice.model_copy(update={"organism": named[0].recipe.name})
+    file_of_run = read_run_file(run)
     stored = choose_cell(choice, run)
     diff = kept_diff(run, stored)
     if diff is None or stored.hashes.diff is None:
         raise RecordError(f"{stored.name}: it has no Diff")
-    comparison = Pairs(read_run_file(run), named).comparison(stored)
+    comparison = Pairs(file_of_run, named).comparison(stored)
     if (problem := refusal(run / STEERING, stat.S_ISDIR)) is not None:
         raise RecordError(f"{run / STEERING}: {problem}")
     check_places(comparison.organism)
