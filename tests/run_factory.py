@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from diffbench import cache, runner
+from diffbench.campaign import RunConfig, RunOutcome, execute
 from diffbench.plugins import load_plugins
 from diffbench.record import Record
-from diffbench.run import RunConfig, RunOutcome, execute
 from diffbench.run_folder import read_run
 from diffbench.tier import TIERS, Tier
 

@@ -103,7 +103,7 @@ def verify_organisms(
 
     NAMES may be paths of recipes. One organism is shown check by check, several as a table by family.
     """
-    from diffbench.run import verify
+    from diffbench.campaign import verify
 
     if everything == bool(names):
         raise OptionError("name organisms, or --all of them")
@@ -135,9 +135,9 @@ def export_organism(name: str, out: Path | None) -> None:
     NAME may be a recipe's path, or NAME@SEED. It is built if need be; one that does not pass its gate is not written.
     """
     from diffbench.atomic import new_folder
+    from diffbench.campaign import verify
     from diffbench.catalogue import find_organism
     from diffbench.export import export
-    from diffbench.run import verify
 
     out = _new(out or Path(find_organism(name).recipe.name))
     with progress() as report:

@@ -45,19 +45,13 @@ def pair_of(asked: dict[str, Any]) -> OwnPair | None:
     Raises:
         OptionError: if an option is there without the base that it belongs to, or a remap has another form.
     """
-    from diffbench.own_pair import OwnPair
+    from diffbench.request import PAIR, pair_asked
 
-    names = ("base", "tuned", "adapter", "text", "text_field", "remap")
-    values = {name: asked.pop(name) for name in names}
-    if values["base"] is None:
-        lone = next((name for name in ("tuned", "adapter", "text", "remap") if values[name]), None)
-        if lone is not None:
-            raise OptionError(f"--{lone}: belongs to two models of your own; name the first of them with --base")
-        return None
+    values = {name: asked.pop(name) for name in PAIR}
     remap: dict[str, str] = {}
     for part in values["remap"]:
         before, equals, after = part.partition("=")
         if not (before and equals and after):
             raise OptionError(f"--remap {part!r}: write FROM=TO, two tokens as the tokenizer names them")
         remap[before] = after
-    return OwnPair(**(values | {"remap": remap}))
+    return pair_asked(values | {"remap": remap or None})

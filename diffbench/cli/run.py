@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,10 +17,9 @@ from diffbench.errors import OptionError
 from diffbench.line import one_line
 
 if TYPE_CHECKING:
+    from diffbench.campaign import RunOutcome
     from diffbench.projection import Projection
-    from diffbench.run import RunOutcome
 
-LONGEST_NAME = 100
 STEPS = {"finished": "nothing, finished", "score": "score the fit", "run": "run the method, score"}
 
 
@@ -105,40 +103,22 @@ def run(ctx: click.Context, /, options: tuple[str, ...], name: str | None, runs_
     Organisms are built and checked when they are first needed. The same command again reuses whatever is finished.
     Exit code 1 if a cell failed, 2 if the run could not start.
     """
-    from diffbench.duration import told
-    from diffbench.plugins import load_plugins
-    from diffbench.projection import LEAST_TOLD
-    from diffbench.run import RunConfig, execute, foresee
+    from diffbench.request import Request
 
     wanted_json, overwrite, dry_run = (asked.pop(name) for name in ("as_json", "overwrite", "dry_run"))
     pair = pair_of(asked)
-    config = RunConfig(options=parse_options(options), pair=pair, **asked)
-    passed = {key: value for key, value in config.model_dump(mode="json").items() if _given(ctx, key)}
-    if name is not None and Path(name).name != name:
-        raise OptionError(f"name: {name!r} is a path; a run lies in --runs-dir under a plain name")
-    named = (Path(organism).stem for organism in config.organisms) if pair is None else (pair.recipe().name,)
-    folder = runs_dir / (name or re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(named))[:LONGEST_NAME])
+    fields = asked | {"options": parse_options(options), "pair": pair}
+    given = [key for key in fields if _given(ctx, key)]
+    request = Request.of(fields, given, argv=sys.argv, name=name, runs_dir=runs_dir, overwrite=overwrite)
     if dry_run:
-        _print_plan(foresee(config, folder, overwrite), wanted_json)
+        _print_plan(request.foresee(), wanted_json)
         return
     started = time.monotonic()
     with progress() as notify, log_on_stderr():
-        outcome = execute(config, folder, passed=passed, argv=tuple(sys.argv), notify=notify, overwrite=overwrite)
+        outcome = request.execute(notify)
     _print(outcome, wanted_json)
-    seconds = time.monotonic() - started
-    if outcome.time is not None and outcome.time.total >= LEAST_TOLD:
-        click.echo(f"projected: {told(outcome.time.total)}; measured: {told(outcome.time.measured or 0.0)}", err=True)
-    click.echo(
-        f"{len(outcome.records)} cells ({outcome.reused} reused, {len(outcome.failed)} failed) in {seconds:.0f} s; "
-        f"records, Diffs and logs: {outcome.folder}",
-        err=True,
-    )
-    if not config.methods and (broken := load_plugins().failures):
-        click.echo(
-            f"{len(broken)} plugins failed to load, and their methods are missing; see `diffbench plugins`", err=True
-        )
-    for record in outcome.failed:
-        click.echo(f"failed: {record.cell.organism} {record.cell.row}: {one_line(record.reason)}", err=True)
+    for line in request.closing(outcome, time.monotonic() - started):
+        click.echo(line, err=True)
     if outcome.failed:
         ctx.exit(1)
 
@@ -172,9 +152,8 @@ def _print(outcome: RunOutcome, wanted_json: bool) -> None:
     from diffbench.board import collect
     from diffbench.board_page import text
     from diffbench.leaderboard import document
-    from diffbench.run_folder import Run, read_run_file
 
-    board = collect([Run(outcome.folder, read_run_file(outcome.folder), outcome.records, (), ())])
+    board = collect([outcome.run()])
     if wanted_json:
         echo_json(document(board) | {"time": None if outcome.time is None else outcome.time.model_dump()})
     else:

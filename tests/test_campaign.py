@@ -11,10 +11,10 @@ import yaml
 from run_factory import mini_recipe, records, run, snapshot
 
 from diffbench import runner
+from diffbench.campaign import verify
 from diffbench.errors import DiffbenchError, GateError, OptionError, RecordError, UnknownName
 from diffbench.gate_report import GateCheck, GateReport
 from diffbench.plugins import load_plugins
-from diffbench.run import verify
 
 pytest_plugins = ("run_factory",)
 pytestmark = pytest.mark.usefixtures("warm")

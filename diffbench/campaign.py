@@ -1,4 +1,7 @@
-"""Run: from what a user asks for to a run folder with finished records."""
+"""Campaign: from what a user asks for to a run folder with finished records.
+
+Not named ``run``: that is a function of the package, and a module of the name would take its place once imported.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -36,6 +39,7 @@ from diffbench.run_folder import (
     RUN_FILE,
     ProjectedTime,
     Provenance,
+    Run,
     RunFile,
     read_run_file,
     write_run_file,
@@ -47,6 +51,8 @@ from diffbench.truth import Schema
 logger = logging.getLogger(__name__)
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+LARGEST_SEED = 2**63 - 1
+MethodSeed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 class RunConfig(Schema):
@@ -60,14 +66,14 @@ class RunConfig(Schema):
     )
     controls: bool = Field(True, description="run the controls that every table pins beside the named methods")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="passed options by method")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="method seeds")
+    seeds: tuple[MethodSeed, ...] = Field((0,), min_length=1, description="method seeds")
     organism_seeds: tuple[int, ...] = Field(
         (), description="seeds that fresh organisms are generated from; none: the recipes' own"
     )
     references: tuple[Literal["base", "control"], ...] = Field(("base",), min_length=1)
     tier: str = "laptop"
     judge: str = "offline"
-    layer: int | None = Field(None, description="None: by the rule")
+    layer: int | None = Field(None, ge=0, description="None: by the rule")
     harvest_dtype: HarvestDtype = Field("float32", description="what the models compute activations in")
     streaming: bool = Field(False, description="train on rows made on the fly; store a sample of them only")
     jobs: int | None = Field(None, ge=1, description="None: one for each core")
@@ -106,6 +112,10 @@ class RunOutcome:
     def failed(self) -> tuple[Record, ...]:
         """Cells that ended in an error."""
         return tuple(record for record in self.records if record.status == "error")
+
+    def run(self) -> Run:
+        """The cells that were asked for, as a run; those that an earlier command left in the folder are left out."""
+        return Run(self.folder, read_run_file(self.folder), self.records, (), ())
 
 
 @dataclass(frozen=True, slots=True)
