@@ -12,6 +12,7 @@
     ├── GateError                  an organism did not pass its gate; carries the numbers
     ├── DiffError                  what a method left behind is no valid Diff
     ├── RecordError                a run folder or record cannot be read
+    ├── SubmissionError            a submission to a leaderboard cannot be packed, believed or merged
     ├── AccessError                a method touched what it had not declared
     ├── JudgeError                 a judge cannot be asked: not configured, not reached, or only errors came back
     ├── BudgetExceeded             a cell used up its tokens, components or seconds
@@ -76,6 +77,10 @@ class DiffError(DiffbenchError):
 
 class RecordError(DiffbenchError):
     """A run folder or a record cannot be read."""
+
+
+class SubmissionError(DiffbenchError):
+    """A submission to a leaderboard cannot be packed, believed or merged."""
 
 
 class AccessError(DiffbenchError):

@@ -28,7 +28,7 @@ from diffbench.panel import VERDICTS, Panel, Verdict, read_verdicts
 from diffbench.question import Question, question_key
 from diffbench.record import Record
 from diffbench.run_folder import CELLS, GAMES, cell_folder_name, folders_in, read_run, refusal
-from diffbench.scores import ControlScores
+from diffbench.scores import ControlScores, Interpretability
 from diffbench.sheet import SHEET, Sheet
 from diffbench.trial import TESTS, Trial
 from diffbench.truth import Schema
@@ -63,6 +63,7 @@ class _Kept(Judge):
         self.version = int(version) if version.isdecimal() else 0  # type: ignore[misc]
         self.contexts = limit_of(trials)  # type: ignore[misc]
         self.verdicts: dict[str, Verdict] = {trial.verdict.question: trial.verdict for trial in trials}
+        self.questions: dict[str, Question] = {}
 
     def answer(self, question: Question) -> Reply:
         """The answer that was kept.
@@ -70,7 +71,9 @@ class _Kept(Judge):
         Raises:
             JudgeError: if there is none.
         """
-        verdict = self.verdicts.get(question_key(question))
+        key = question_key(question)
+        self.questions[key] = question
+        verdict = self.verdicts.get(key)
         if verdict is None or verdict.state not in ("ok", "malformed", "refused"):
             raise JudgeError("no verdict was kept of a question that the evidence leads to")
         state = verdict.state if verdict.state != "ok" or verdict.answer is not None else "malformed"
@@ -87,11 +90,31 @@ def replay(folder: Path) -> list[Replayed]:
     found = []
     for record in run.records:
         if record.scores is not None:
-            cell = record.cell
-            name = f"{cell.organism} {cell.row} s{cell.seed} against {cell.reference}, judge {cell.judge}"
-            path = run.path / CELLS / cell_folder_name(cell, record.key)
-            found.append(_cell(path, record, one_line(name, 300)))
+            found.append(replay_cell(run.path, record))
     return found + [_game(path, problem) for path, problem in folders_in(run.path / GAMES)]
+
+
+def replay_cell(folder: Path, record: Record) -> Replayed:
+    """Replay one cell of a run folder, which has scores; whatever keeps it from being replayed is a difference."""
+    cell = record.cell
+    name = f"{cell.organism} {cell.row} s{cell.seed} against {cell.reference}, judge {cell.judge}"
+    return _cell(folder / CELLS / cell_folder_name(cell, record.key), record, one_line(name, 300))
+
+
+def transcript(folder: Path, record: Record) -> list[tuple[Trial, Question | None]]:
+    """All that a judge was asked in a cell of a run folder, in order, with the question that each verdict is on.
+
+    Verdicts hold a question's hash alone; what it says follows from the evidence. None: it does not follow from it.
+
+    Args:
+        folder: the run folder.
+        record: of a cell that has scores.
+
+    Raises:
+        RecordError: if a file that is needed is missing, changed or malformed.
+    """
+    judge, trials, _, _ = _judged_again(folder / CELLS / cell_folder_name(record.cell, record.key), record)
+    return [(trial, judge.questions.get(trial.verdict.question)) for trial in trials]
 
 
 def _game(path: Path, problem: str | None) -> Replayed:
@@ -117,6 +140,17 @@ def _cell(path: Path, record: Record, name: str) -> Replayed:
 
 def _replayed(path: Path, record: Record) -> tuple[int, tuple[str, ...]]:
     """How many verdicts there are, and what does not follow from them."""
+    assert record.scores is not None
+    _, trials, again, asked = _judged_again(path, record)
+    differences = list(_differences("", record.scores.interpretability, again))
+    known = {trial.verdict.question for trial in asked}
+    if spare := sum(trial.verdict.question not in known for trial in trials):
+        differences.append(f"{spare} verdicts are on questions that the evidence does not lead to")
+    return len(trials), tuple(differences)
+
+
+def _judged_again(path: Path, record: Record) -> tuple[_Kept, list[Trial], Interpretability, tuple[Trial, ...]]:
+    """The judge that answers from what was kept, all verdicts, and the scores and trials that come of it."""
     from diffbench.evidence_file import read_evidence
 
     assert record.scores is not None
@@ -130,14 +164,10 @@ def _replayed(path: Path, record: Record) -> tuple[int, tuple[str, ...]]:
         untrained=ControlScores(**{test: getattr(told, test).untrained for test in TESTS}),
         match=told.match_random,
     )
-    panel = Panel(_Kept(told.judge, trials))
+    judge = _Kept(told.judge, trials)
     shown = Shown(evidence, why, record.scores.verdict)
-    again, asked = interpret(panel, shown, sheet, record.cell.seed, controls)
-    differences = list(_differences("", told, again))
-    known = {trial.verdict.question for trial in asked}
-    if spare := sum(trial.verdict.question not in known for trial in trials):
-        differences.append(f"{spare} verdicts are on questions that the evidence does not lead to")
-    return len(trials), tuple(differences)
+    again, asked = interpret(Panel(judge), shown, sheet, record.cell.seed, controls)
+    return judge, trials, again, asked
 
 
 def _check_files(path: Path, record: Record) -> None:
