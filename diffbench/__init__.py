@@ -1,7 +1,7 @@
 """diffbench: a benchmark for model diffing.
 
-What a plugin needs is here; every name is imported when it is first used, so that ``import diffbench`` stays fast
-and needs no torch.
+What a plugin needs is here, and `run` and `load_run` for whoever works in Python; every name is imported when it is
+first used, so that ``import diffbench`` stays fast and needs no torch.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from diffbench.prediction import Predictions
     from diffbench.recipe import Mixture, Recipe
     from diffbench.record import Record
+    from diffbench.request import run
+    from diffbench.result import RunResult, load_run
     from diffbench.seeds import derive
     from diffbench.spending import Usage
     from diffbench.text import Document, Part, Span
@@ -82,6 +84,8 @@ _MODULES = {
     "prediction": "Predictions",
     "recipe": "Mixture Recipe",
     "record": "Record",
+    "request": "run",
+    "result": "RunResult load_run",
     "seeds": "derive",
     "spending": "Usage",
     "text": "Document Part Span",
@@ -150,6 +154,7 @@ __all__ = [
     "Record",
     "RecordError",
     "Reply",
+    "RunResult",
     "Span",
     "TopK",
     "TrainingText",
@@ -171,12 +176,14 @@ __all__ = [
     "hookimpl",
     "interleave",
     "latent_columns",
+    "load_run",
     "no_change",
     "principal_directions",
     "principal_parts",
     "random_dictionary",
     "read_dictionary",
     "relabelled",
+    "run",
     "train",
     "with_latents",
     "write_dictionary",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from diffbench.columns import filled, instant, rows
+from diffbench.columns import TRUST, filled, instant, rows
 from diffbench.line import one_line
 from diffbench.record import Budget, PairFacts, Record
 from diffbench.run_folder import Run
-from diffbench.summary import SECTION, Row, plain_rows, summary
+from diffbench.summary import SECTION, Row, plain_rows, summary_frame, summary_rows
+from diffbench.verification import Mark, mark_of, marks
+
+Copy = tuple[Record, str, Mark, Path]
+"""A record, the run it is from, how far it is to be trusted, and the run's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,9 @@ class Board:
 
     Attributes:
         rows: one row per record, and the run it was taken from.
+        data: the same rows as Python values.
+        records: the records that they are of, in the same order.
+        homes: the folders of the runs that these are from, in the same order.
         summary: one row per method and setting.
         sections: the tables.
         runs: what was read.
@@ -49,6 +57,9 @@ class Board:
     """
 
     rows: pd.DataFrame
+    data: tuple[Row, ...]
+    records: tuple[Record, ...]
+    homes: tuple[Path, ...]
     summary: pd.DataFrame
     sections: tuple[Section, ...]
     runs: tuple[Row, ...]
@@ -58,24 +69,35 @@ class Board:
 
 
 def collect(runs: Sequence[Run]) -> Board:
-    """Put runs together, whatever their order. A key that several runs hold counts once: the newest by `started`."""
+    """Put runs together, whatever their order.
+
+    A key that several runs hold counts once: one's own before a submission's, and then the newest by `started`.
+    """
     different = {run.path.resolve(): run for run in runs}.values()
     ordered = sorted(different, key=lambda run: (_run_row(run)["run"], instant(_started(run)), str(_run_row(run))))
-    held: dict[str, list[tuple[Record, str]]] = {}
+    held: dict[str, list[Copy]] = {}
     for run in ordered:
+        known = marks(run.path)
         for record in run.records:
-            held.setdefault(record.key, []).append((record, one_line(run.file.name)))
+            copy = record, one_line(run.file.name), mark_of(record.key, known), run.path
+            held.setdefault(record.key, []).append(copy)
     for copies in held.values():
         if len(copies) > 1:
             copies.sort(key=_age)
     kept = sorted((copies[-1] for copies in held.values()), key=lambda copy: _order(copy[0]))
-    frame = rows([record for record, _ in kept])
-    frame["run"] = filled([run for _, run in kept], dtype="string")
-    table = summary(frame)
+    records = tuple(record for record, *_ in kept)
+    frame = rows(records)
+    frame["run"] = filled([run for _, run, _, _ in kept], dtype="string")
+    frame["verified"] = filled([mark for _, _, mark, _ in kept], dtype="string")
+    data = tuple(plain_rows(frame))
+    found = summary_rows(data)
     return Board(
         rows=frame,
-        summary=table,
-        sections=_sections([record for record, _ in kept], plain_rows(frame), plain_rows(table)),
+        data=data,
+        records=records,
+        homes=tuple(home for *_, home in kept),
+        summary=summary_frame(found),
+        sections=_sections(records, data, found),
         runs=tuple(_run_row(run) for run in ordered),
         duplicates=tuple(
             {"key": one_line(key), "kept": _copy(copies[-1]), "left_out": [_copy(copy) for copy in copies[:-1]]}
@@ -87,7 +109,7 @@ def collect(runs: Sequence[Run]) -> Board:
     )
 
 
-def _sections(records: Sequence[Record], data: list[Row], table: list[Row]) -> tuple[Section, ...]:
+def _sections(records: Sequence[Record], data: Sequence[Row], table: Sequence[Row]) -> tuple[Section, ...]:
     def key(row: Row) -> tuple[Any, ...]:
         return tuple(row[name] for name in SECTION)
 
@@ -134,15 +156,15 @@ def _started(run: Run) -> str:
     return run.file.provenance.started
 
 
-def _copy(copy: tuple[Record, str]) -> Row:
-    record, run = copy
+def _copy(copy: Copy) -> Row:
+    record, run, *_ = copy
     return {"run": run, "started": one_line(record.timings.started), "status": record.status}
 
 
-def _age(copy: tuple[Record, str]) -> tuple[Any, ...]:
-    """Oldest first; equally old copies are told apart by what they say, so that input order decides nothing."""
-    record, run = copy
-    return instant(record.timings.started), run, str(plain_rows(rows([record])))
+def _age(copy: Copy) -> tuple[Any, ...]:
+    """Least trusted and oldest first; equally old ones are told apart by what they say: input order decides nothing."""
+    record, run, mark, _ = copy
+    return TRUST.index(mark), instant(record.timings.started), run, str(plain_rows(rows([record])))
 
 
 def _order(record: Record) -> tuple[Any, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffbench.board import Board, Section
+from diffbench.edition import Edition, edition_of, superseded
 from diffbench.figure import Figure
 from diffbench.layout import DETAILS, LAYOUT, cells_of, section_text
 from diffbench.line import one_line
@@ -28,9 +29,11 @@ def page(board: Board, statistics: Sequence[str] = ()) -> str:
         statistics: parts of the document that speak of several organisms, before the tables of each.
     """
     parts = ["# Leaderboard\n", escape_markdown(counts(board)) + f" {ORIGIN}\n", *statistics]
+    gone = superseded(section.key for section in board.sections)
     for section, others in by_organism(board.sections):
         parts += [
             f"## {escape_markdown(heading(section))}\n",
+            *_notes(section, gone),
             escape_markdown(facts(section)) + "\n",
             markdown_table(LAYOUT, cells_of(section.summary)),
             "More scores of the same rows:\n",
@@ -92,6 +95,16 @@ def by_organism(sections: Sequence[Section]) -> list[tuple[Section, tuple[Sectio
         others = tuple(section for section in sorted(group, key=seed) if section.key["organism"] != first)
         found += [(section, others if section is shown[-1] else ()) for section in shown]
     return found
+
+
+def _notes(section: Section, gone: Mapping[Edition, int]) -> list[str]:
+    newer = gone.get(edition_of(section.key))
+    return [f"{superseded_by(newer)}\n"] if newer is not None else []
+
+
+def superseded_by(newer: int) -> str:
+    """What is to be said of an older version."""
+    return f"Superseded by version {newer} of this organism: shown, and in no standings."
 
 
 def _elsewhere(others: Sequence[Section]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from diffbench.contenders import Contender, contenders, place_of
+from diffbench.edition import current
 from diffbench.figure import Figure
 from diffbench.interval import LEAST_UNITS
 from diffbench.proportion import share_interval
@@ -93,13 +94,15 @@ def null_class(row: Row) -> str | None:
     return UNCLASSED if row["changed"] is False else None
 
 
-def change_detection(frame: pd.DataFrame) -> tuple[ChangeDetection, ...]:
+def change_detection(frame: pd.DataFrame | Sequence[Row]) -> tuple[ChangeDetection, ...]:
     """All tables of `diffbench.columns.rows`; none where there are no nulls.
+
+    Superseded versions of organisms take no part.
 
     A null that is there with several references counts once, with that of the changed organisms if it has it.
     """
     pools: dict[tuple[str, ...], list[Row]] = {}
-    for row in plain_rows(frame):
+    for row in current(plain_rows(frame)):
         pools.setdefault(tuple(str(row[name]) for name in POOL), []).append(row)
     found = []
     for (tier, terms), rows in sorted(pools.items()):

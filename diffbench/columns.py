@@ -8,31 +8,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from diffbench.canonical import digest
-from diffbench.figure import Figure
 from diffbench.line import one_line
 from diffbench.record import Record
 from diffbench.score_columns import FIGURES, Column, Kind, at, parts
 from diffbench.table import plain
 from diffbench.tier import COMPONENT_BUDGETS
 
-__all__ = ["CELL", "COLUMNS", "FIGURES", "Column", "dictionary", "filled", "instant", "rows"]
+__all__ = ["CELL", "COLUMNS", "FIGURES", "Column", "dictionary", "filled", "instant", "precedence", "rows"]
 
 DTYPES = {"text": "string", "json": "string", "int": "Int64", "number": "Float64", "flag": "boolean"}
 LARGEST_INT = 2**63 - 1
+TRUST = ("unverified", "verified", "own")
+"""Values of the column ``verified``, the least trusted first."""
 BY_HAND = "chosen by hand"
 """The layer rule of an override, which is a track of its own."""
 
 
 def setting(record: Record) -> str:
     """What has to be equal for two rows to be compared: the pair, the layer, the budget and the scoring code."""
-    hashes = record.hashes.model_dump(exclude={"diff", "judged"})
+    hashes = record.hashes.model_dump(exclude={"diff", "judged", "dashboard"})
     return digest(plain([hashes, record.pair.layer, record.pair.layer_rule, record.budget.model_dump()]))[:8]
 
 
@@ -55,6 +57,19 @@ def _above(k: int) -> Callable[[Record], Any]:
         return next((point.above_noise for point in points if point.k == k), None)
 
     return read
+
+
+def _missing(record: Record) -> str | None:
+    """``fve, l0: reason; first_hit: reason``."""
+    figures = ((column.name, column.get(record)) for column in FIGURES)
+    return _why((name, figure.reason) for name, figure in figures if figure is not None and figure.state != "ok")
+
+
+def _why(gone: Iterable[tuple[str, str]]) -> str | None:
+    why: dict[str, list[str]] = {}
+    for name, reason in gone:
+        why.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in why.items()) or None
 
 
 CELL = (
@@ -108,7 +123,7 @@ FACTS = (
     Column("behaviour_claims", "json", "installed and removed, by claim", parts("scores.behaviour.claims")),
     Column("dose", "json", "installed and off-target KL by strength", parts("scores.behaviour.dose")),
     Column("separation", "json", "what goes with a claim's components", parts("scores.disentangling.claims")),
-    Column("missing", "text", "why figures are n/a or undefined", lambda r: _missing(r)),
+    Column("missing", "text", "why figures are n/a or undefined", _missing),
     Column("layer", "int", "the layer that was scored", at("pair.layer"), "block, from 0"),
     Column("layer_rule", "text", "how it was chosen", at("pair.layer_rule")),
     Column("kl_noise", "number", "KL of the tuned model to itself", at("pair.kl_noise"), "nats"),
@@ -142,19 +157,47 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
 
     A number that is missing is null, and the ``_state`` column of its figure says why; it is never 0 or NaN.
     """
-    data: dict[str, Any] = {}
+    found = list(zip(*(_values(record) for record in records), strict=True)) or [()] * len(_TYPES)
+    return pd.DataFrame(
+        {name: filled(list(values), dtype) for (name, dtype), values in zip(_TYPES.items(), found, strict=True)}
+    )
+
+
+def _types() -> dict[str, str]:
+    known: dict[str, str] = {}
     for column in COLUMNS:
-        values = [column.get(record) for record in records]
         if column.kind == "figure":
-            figures = list(zip(values, records, strict=True))
-            for end, name in (("", "value"), ("_low", "low"), ("_high", "high")):
-                numbers = [getattr(value, name) if value is not None else None for value in values]
-                data[column.name + end] = filled(numbers, dtype="Float64")
-            data[f"{column.name}_state"] = filled([_state(*pair) for pair in figures], dtype="string")
+            known |= {column.name + end: "Float64" for end in ("", "_low", "_high")} | {
+                f"{column.name}_state": "string"
+            }
         else:
-            cells = [_cell(column.kind, value) for value in values]
-            data[column.name] = filled(cells, dtype=DTYPES[column.kind])
-    return pd.DataFrame(data)
+            known[column.name] = DTYPES[column.kind]
+    return known
+
+
+_TYPES = _types()
+"""Of every column of `rows`, in order."""
+
+
+def _values(record: Record) -> list[Any]:
+    """What stands in a record's row, in the order of `_TYPES`; record by record, which is kind to the processor."""
+    without = (None, None, None, "error" if record.status == "error" else "n/a")
+    found: list[Any] = []
+    gone: list[tuple[str, str]] = []
+    for column in COLUMNS:
+        if column.get is _missing:
+            found.append(_cell(column.kind, _why(gone)))  # all figures have been read by then
+            continue
+        value = column.get(record)
+        if column.kind != "figure":
+            found.append(_cell(column.kind, value))
+        elif value is None:
+            found += without
+        else:
+            found += (value.value, value.low, value.high, value.state)
+            if value.reason is not None and value.state != "ok":
+                gone.append((column.name, value.reason))
+    return found
 
 
 def dictionary() -> dict[str, dict[str, Any]]:
@@ -169,6 +212,8 @@ def dictionary() -> dict[str, dict[str, Any]]:
             text = f"{column.name}: ok, or why there is no number: n/a, undefined, error"
             known[f"{column.name}_state"] = {"description": text, "unit": "", "higher_is_better": None}
     known["run"] = {"description": "the run the record was taken from", "unit": "", "higher_is_better": None}
+    text = "own, or of a submission: verified (scored again from its Diff) or unverified"
+    known["verified"] = {"description": text, "unit": "", "higher_is_better": None}
     return known
 
 
@@ -181,15 +226,22 @@ def instant(started: str) -> tuple[float, str]:
         return -math.inf, started
 
 
+def precedence(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A sort key for rows of one cell, of which the last counts: one's own after others', verified ones, newer ones.
+
+    So that no submission takes the place of a row that is there.
+    """
+    trust = row.get("verified")
+    return TRUST.index(trust) if trust in TRUST else len(TRUST), instant(row["started"]), row["key"]
+
+
 def filled(values: list[Any], dtype: Any) -> Any:
     """A column that holds nulls beside numbers and texts."""
-    return pd.array(values, dtype=dtype)
-
-
-def _state(figure: Figure | None, record: Record) -> str:
-    if figure is not None:
-        return figure.state
-    return "error" if record.status == "error" else "n/a"
+    if dtype != "Float64":
+        return pd.array(values, dtype=dtype)
+    gone = np.array([value is None for value in values], dtype=bool)
+    numbers = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
+    return pd.arrays.FloatingArray(numbers, gone)
 
 
 def _cell(kind: Kind, value: Any) -> Any:
@@ -202,13 +254,3 @@ def _cell(kind: Kind, value: Any) -> Any:
     if kind == "int":
         return value if abs(value) <= LARGEST_INT else None
     return value if kind == "flag" or math.isfinite(value) else None
-
-
-def _missing(record: Record) -> str | None:
-    """``fve, l0: reason; first_hit: reason``."""
-    why: dict[str, list[str]] = {}
-    for column in FIGURES:
-        figure = column.get(record)
-        if figure is not None and figure.state != "ok":
-            why.setdefault(figure.reason, []).append(column.name)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in why.items()) or None

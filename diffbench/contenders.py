@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from diffbench.columns import instant
+from diffbench.columns import precedence
 from diffbench.summary import OWN_TRACK, Row, label_of
 from diffbench.units import LARGEST, Place, Values
 
@@ -77,7 +77,7 @@ def place_of(row: Row) -> Place:
 def contenders(rows: Iterable[Row]) -> tuple[Contender, ...]:
     """The contenders among rows that may be pooled; of two records of one cell the newest counts."""
     newest: dict[tuple[str, str], dict[Place, dict[int, Row]]] = {}
-    for row in sorted(rows, key=lambda row: (instant(row["started"]), row["key"])):
+    for row in sorted(rows, key=precedence):
         places = newest.setdefault((row["row"], row["variant"]), {})
         places.setdefault(place_of(row), {})[row["seed"] or 0] = row
     found = []

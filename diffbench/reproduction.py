@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import Field
 
 from diffbench import cache, runner
+from diffbench.campaign import execute
 from diffbench.cells import cell_folder, fit_folder
 from diffbench.errors import DiffbenchError, GateError, RecordError
 from diffbench.figure import Figure
@@ -27,7 +28,6 @@ from diffbench.fits import stored_fit
 from diffbench.grid import PlannedCell
 from diffbench.line import error_line, one_line
 from diffbench.record import Record, read_record
-from diffbench.run import execute
 from diffbench.run_folder import RECORD_FILE
 from diffbench.study import FitRun, Inequality, Reading, Registration, StudyResult, Term, Unit, concluded, reading_of
 from diffbench.study_plan import Plan, PlannedRun

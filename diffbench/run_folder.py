@@ -25,6 +25,7 @@ from pydantic import Field
 
 from diffbench.atomic import write_text
 from diffbench.errors import RecordError
+from diffbench.garbage import uncollected
 from diffbench.record import Cell, Record, read_document, read_record
 from diffbench.truth import Schema
 
@@ -126,6 +127,12 @@ def read_run(path: Path) -> Run:
     """
     folder = path.parent if path.name == RUN_FILE and not path.is_dir() else path
     file = read_run_file(folder)
+    with uncollected():
+        records, damaged, unfinished = _read_cells(folder)
+    return Run(folder, file, records, damaged, unfinished)
+
+
+def _read_cells(folder: Path) -> tuple[tuple[Record, ...], tuple[tuple[Path, str], ...], tuple[Path, ...]]:
     records: list[Record] = []
     damaged: list[tuple[Path, str]] = []
     unfinished: list[Path] = []
@@ -142,7 +149,7 @@ def read_run(path: Path) -> Run:
             except RecordError as error:
                 damaged.append((record.relative_to(folder), str(error).removeprefix(f"{record}: ")))
     records.sort(key=_order)
-    return Run(folder, file, tuple(records), tuple(damaged), tuple(unfinished))
+    return tuple(records), tuple(damaged), tuple(unfinished)
 
 
 def read_run_file(folder: Path) -> RunFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 from diffbench.record import Record
@@ -38,13 +39,16 @@ class Column:
 
 def at(path: str) -> Callable[[Record], Any]:
     """Reads a dotted path; None where a part of it is absent."""
-    names = path.split(".")
+    names, whole = path.split("."), attrgetter(path)
 
     def read(record: Record) -> Any:
-        value: Any = record
-        for name in names:
-            value = None if value is None else getattr(value, name)
-        return value
+        try:
+            return whole(record)
+        except AttributeError:  # a part is absent, or there is no such name
+            value: Any = record
+            for name in names:
+                value = None if value is None else getattr(value, name)
+            return value
 
     return read
 
@@ -70,10 +74,15 @@ def _layer(name: str) -> Callable[[Record], Any]:
 
 def _part(block: str, key: str, value: Any, name: str) -> Callable[[Record], Any]:
     """Reads ``name`` of the part of ``scores.recovery.<block>`` whose ``key`` has that value."""
+    asked = attrgetter(f"scores.recovery.{block}")
+    told, wanted = attrgetter(key), attrgetter(name)
 
     def read(record: Record) -> Any:
-        found = getattr(record.scores.recovery, block) if record.scores else ()
-        return next((getattr(part, name) for part in found if getattr(part, key) == value), None)
+        if record.scores is not None:
+            for part in asked(record):
+                if told(part) == value:
+                    return wanted(part)
+        return None
 
     return read
 

@@ -13,6 +13,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from diffbench.contenders import POOL, Contender, contenders, core, place_of
+from diffbench.edition import current
+from diffbench.errors import OptionError, UnknownName
 from diffbench.figure import Figure
 from diffbench.interval import LEAST_UNITS
 from diffbench.score_columns import FIGURES
@@ -44,10 +46,12 @@ BETTER = {column.name: column.better for column in FIGURES}
 WORDS = {column.name: column.description for column in FIGURES}
 
 
-def standings(frame: pd.DataFrame, metrics: Sequence[str] = METRICS, scope: str | None = None) -> tuple[Standing, ...]:
+def standings(
+    frame: pd.DataFrame | Sequence[Row], metrics: Sequence[str] = METRICS, scope: str | None = None
+) -> tuple[Standing, ...]:
     """All tables of `diffbench.columns.rows`: of each pool each metric, of each organism with three seeds the first.
 
-    Organisms in which nothing was changed on purpose take no part.
+    Organisms in which nothing was changed on purpose, and superseded versions of others, take no part.
 
     Args:
         frame: rows of the leaderboard's data.
@@ -55,7 +59,7 @@ def standings(frame: pd.DataFrame, metrics: Sequence[str] = METRICS, scope: str 
         scope: tables of this organism alone, all metrics.
     """
     pools: dict[tuple[str, ...], list[Row]] = {}
-    for row in plain_rows(frame):
+    for row in current(plain_rows(frame)):
         if row["changed"] is not False and row["null_class"] is None:
             pools.setdefault(tuple(str(row[name]) for name in POOL), []).append(row)
     found = []
@@ -74,7 +78,26 @@ def standings(frame: pd.DataFrame, metrics: Sequence[str] = METRICS, scope: str 
     return tuple(found)
 
 
-def organisms_of(frame: pd.DataFrame) -> tuple[str, ...]:
+def chosen(asked: Sequence[str]) -> tuple[str, ...]:
+    """The figures that somebody asks for: none is the main one, ``all`` the usual ones.
+
+    Raises:
+        UnknownName: for a figure that there is not.
+        OptionError: for one of which neither more nor less is better.
+    """
+    if not asked:
+        return METRICS[:1]
+    if "all" in asked:
+        return METRICS
+    for name in asked:
+        if name not in BETTER:
+            raise UnknownName("figure", name, BETTER, "its names are the columns of leaderboard.csv")
+        if BETTER[name] is None:
+            raise OptionError(f"--metric {name}: neither more nor less of it is better, so nothing can be ranked by it")
+    return tuple(dict.fromkeys(asked))
+
+
+def organisms_of(frame: pd.DataFrame | Sequence[Row]) -> tuple[str, ...]:
     """Names that `standings` takes as a scope."""
     return tuple(sorted({place_of(row).organism for row in plain_rows(frame)}))
 

@@ -41,7 +41,8 @@ def with_interval(figure: Figure) -> str:
     return f"{text} [{number(figure.low)}, {number(figure.high)}]"
 
 
-def _rank(row: StandingRow) -> str:
+def rank_text(row: StandingRow) -> str:
+    """The ranks that are left to a row, ``2`` or ``2-5``; empty where it has none."""
     if row.rank_low is None or row.rank_high is None:
         return ""
     return str(row.rank_low) if row.rank_low == row.rank_high else f"{row.rank_low}-{row.rank_high}"
@@ -61,7 +62,7 @@ def _notes(row: StandingRow) -> str:
 LAYOUT: tuple[Column[StandingRow], ...] = (
     Column(
         "rank",
-        _rank,
+        rank_text,
         "the ranks that the separated pairs leave the row: 1 + the rows significantly better, to the number of rows - "
         "those significantly worse; one number only where that is all they leave. With a chance of 95% every row's "
         "true rank lies within",
@@ -170,7 +171,7 @@ def text(tables: Sequence[Standing], width: int = FULL_WIDTH) -> str:
         parts.append(f"{_filled(heading(table), width, '')}\n{words}\n\n{text_table(LAYOUT, cells, width, DROPPED)}")
         parts += [
             "\n".join([_filled(title, width, ""), *(_filled(line, width) for line in lines)]) + "\n"
-            for title, lines in _lists(table)
+            for title, lines in lists(table)
         ]
     return "\n".join(parts)
 
@@ -187,13 +188,14 @@ def page(tables: Sequence[Standing]) -> str:
         ]
         parts += [
             "\n".join([f"{title}\n", *(f"- {escape_markdown(line)}" for line in lines), ""])
-            for title, lines in _lists(table)
+            for title, lines in lists(table)
         ]
     legend = "".join(f"- **{column.head}**: {column.legend}\n" for column in LAYOUT)
     return "\n".join([*parts, f"What the columns of standings mean:\n\n{legend}"])
 
 
-def _lists(table: Standing) -> list[tuple[str, list[str]]]:
+def lists(table: Standing) -> list[tuple[str, list[str]]]:
+    """What is listed under a table, each list with its title."""
     found = []
     for title, lines in ((MISSED, gaps(table)), (LIFTED, lifts(table)), (NEEDED, apart(table))):
         more = [f"and {len(lines) - LISTED} more, see the JSON"] if len(lines) > LISTED else []

@@ -111,7 +111,7 @@ def stored_cells(folder: Path) -> Iterator[tuple[Path, StoredCell | RecordError]
             yield path, RecordError(problem)
         elif record.exists():
             try:
-                yield path, _read(record)
+                yield path, read_cell(record)
             except RecordError as error:
                 yield path, error
 
@@ -153,7 +153,12 @@ def diff_digests(path: Path) -> dict[str, str]:
     }
 
 
-def _read(path: Path) -> StoredCell:
+def read_cell(path: Path) -> StoredCell:
+    """Read a finished cell from its ``record.json``, a plain file.
+
+    Raises:
+        RecordError: if a part that is needed is missing or malformed.
+    """
     document = _document(path)
     version = document.get("schema_version")
     if type(version) is not int or not 1 <= version <= VERSION:

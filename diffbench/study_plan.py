@@ -11,6 +11,7 @@ from typing import Literal
 from diffbench import cache, runner
 from diffbench.atomic import write_text
 from diffbench.build import Organism
+from diffbench.campaign import RunConfig, planned
 from diffbench.canonical import digest
 from diffbench.comparison import SCORE_CODE
 from diffbench.errors import DiffbenchError, RecordError
@@ -18,7 +19,6 @@ from diffbench.grid import PlannedCell
 from diffbench.line import error_line
 from diffbench.projection import project
 from diffbench.record import Record, read_document
-from diffbench.run import RunConfig, planned
 from diffbench.study import Reading, Registration, Study, Term
 from diffbench.truth import Schema
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from diffbench.columns import CELL, FIGURES, filled, instant
+from diffbench.columns import CELL, FIGURES, TRUST, filled, precedence
 from diffbench.interval import LEAST_UNITS, mean_interval
 from diffbench.table import LABEL_WIDTH, clip
 
@@ -37,9 +37,19 @@ DESCRIPTIONS = {
     "unit": "what intervals are over: 'method seeds' (t), 'documents' (the record's own), or null where there are none",
     "reason": "why seeds have no scores",
     "verdict": "what the method says: changed, unchanged or abstain",
+    "verified": "own, or of a submission: verified (scored again from its Diff); unverified if any of its seeds is",
     "notes": "what to know about the row, in a few words",
 }
 """Columns of `summary` that `diffbench.columns.dictionary` does not know."""
+SUMMARY_TYPES = {
+    name: _DTYPES.get(name, "string")
+    for name in (
+        *(*SECTION, *_METHOD, *DESCRIPTIONS),
+        *(column.name + end for column in FIGURES for end in ("", "_low", "_high", "_state")),
+        *COSTS,
+    )
+}
+"""Columns of `summary`, and of what type they are."""
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -53,31 +63,48 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     Controls come first in a fixed order, then methods by headline, then partial ones, those of their own track,
     those without a headline, not applicable ones, failed ones. An unmatched R decides nothing.
     """
+    return summary_frame(summary_rows(plain_rows(frame)))
+
+
+def summary_rows(rows: Iterable[Row]) -> list[Row]:
+    """`summary` of the rows as Python values, as Python values."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in plain_rows(frame):
+    for row in rows:
         key = (*(row[name] for name in SECTION), row["row"], row["variant"])
         groups.setdefault(key, []).append(row)
     found = [_summary_row(_newest_per_seed(group)) for group in groups.values()]
     _tell_apart(found)
     found.sort(key=_rank)
+    return found
+
+
+def summary_frame(found: Sequence[Row]) -> pd.DataFrame:
+    """What `summary_rows` found as a frame."""
     names = found[0] if found else ()
     columns = {name: [row[name] for row in found] for name in names}
-    return pd.DataFrame({name: filled(values, dtype=_DTYPES.get(name, "string")) for name, values in columns.items()})
+    return pd.DataFrame({name: filled(values, dtype=SUMMARY_TYPES[name]) for name, values in columns.items()})
 
 
-def plain_rows(frame: pd.DataFrame) -> list[Row]:
-    """The rows as dictionaries of Python values; null is None."""
-    columns = {str(name): frame[name].astype(object) for name in frame.columns}
-    lists = {
-        name: [None if gone else value for value, gone in zip(values, values.isna(), strict=True)]
-        for name, values in columns.items()
-    }
-    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+def plain_rows(frame: pd.DataFrame | Sequence[Row]) -> list[Row]:
+    """The rows as dictionaries of Python values; null is None. Rows that are so already are taken as they are."""
+    if not isinstance(frame, pd.DataFrame):
+        return list(frame)
+    asked = [str(name) for name in frame.columns]
+    return [
+        dict(zip(asked, values, strict=True))
+        for values in zip(*(plain_values(frame[name]) for name in asked), strict=True)
+    ]
+
+
+def plain_values(column: pd.Series[Any]) -> list[Any]:
+    """The values of a column that can hold nulls as Python values; null is None."""
+    values: list[Any] = column.array.to_numpy(dtype=object, na_value=None).tolist()
+    return values
 
 
 def _newest_per_seed(group: list[Row]) -> list[Row]:
-    """Two records of one seed are no two units; the newest counts."""
-    group = sorted(group, key=lambda row: (instant(row["started"]), row["key"]))
+    """Two records of one seed are no two units; the newest counts, one's own before a submission's."""
+    group = sorted(group, key=precedence)
     return sorted({row["seed"]: row for row in group}.values(), key=lambda row: row["seed"] or 0)
 
 
@@ -96,6 +123,7 @@ def _summary_row(group: list[Row]) -> Row:
         "unit": unit,
         "reason": _counted(row["reason"] for row in group if row["status"] != "ok"),
         "verdict": _counted(row["verdict"] for row in scored),
+        "verified": _least_trusted(group),
     }
     result["notes"] = _notes(result)
     for column in FIGURES:
@@ -104,6 +132,12 @@ def _summary_row(group: list[Row]) -> Row:
         values = [row[name] for row in group if row[name] is not None]
         result[name] = sum(value / len(values) for value in values) if values else None
     return result
+
+
+def _least_trusted(group: list[Row]) -> str | None:
+    """What can be said of all rows of a group; None where nothing is known of one."""
+    marks = {row.get("verified") for row in group}
+    return None if None in marks else next(mark for mark in TRUST if mark in marks)
 
 
 def _unit(scored: list[Row], asked: int) -> str | None:
@@ -163,6 +197,8 @@ def _tell_apart(found: list[Row]) -> None:
 def _notes(row: Row) -> str:
     seeds = f"{row['seeds']} seed{'s' if row['seeds'] != 1 else ''}"
     parts = ["control"] if row["control"] else []
+    if row["verified"] == TRUST[0]:
+        parts.append(TRUST[0])
     if not row["scored"]:
         parts.append("see below")
     else:

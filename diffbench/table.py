@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from rich.cells import cell_len, set_cell_size
@@ -17,6 +18,8 @@ FULL_WIDTH = 120
 LABEL_WIDTH = 44
 NOTE_WIDTH = 48
 DEEPEST = 20
+KNOWN_KEY = 64
+"""Characters of a key that is remembered as it looks on one line."""
 Shown = TypeVar("Shown")
 STATES = {"none": "none", "n/a": "n/a", "undefined": "undef.", "error": "ERROR"}
 
@@ -32,11 +35,21 @@ def plain(value: Any, depth: int = 0) -> Any:
         return str(value)
     if depth > DEEPEST:
         return "…"
+    if value is None or isinstance(value, int | float):
+        return value
     if isinstance(value, dict):
-        return {one_line(str(key)): plain(item, depth + 1) for key, item in value.items()}
+        known = _known_key
+        return {
+            known(key) if type(key) is str and len(key) <= KNOWN_KEY else one_line(str(key)): plain(item, depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [plain(item, depth + 1) for item in value]
     return value
+
+
+# Keys repeat from record to record.
+_known_key = lru_cache(maxsize=4096)(one_line)
 
 
 def number(value: float, state: str = "ok") -> str:

@@ -323,7 +323,7 @@ def test_organisms_are_found_by_path(tmp_path: Path) -> None:
 def test_verify_prints_the_gate_and_exits_by_it(
     monkeypatch: pytest.MonkeyPatch, value: float, code: int, word: str
 ) -> None:
-    from diffbench import run
+    from diffbench import campaign
     from diffbench.gate_report import GateCheck, GateReport
 
     checks = (
@@ -332,10 +332,10 @@ def test_verify_prints_the_gate_and_exits_by_it(
     )
 
     def verify(names: Any, seeds: Any, report: Any) -> Any:
-        found = run.find_organisms(names, seeds)
+        found = campaign.find_organisms(names, seeds)
         return [(organism, GateReport(organism=organism.recipe.name, checks=checks, layer=2)) for organism in found]
 
-    monkeypatch.setattr(run, "verify", verify)
+    monkeypatch.setattr(campaign, "verify", verify)
     result = diffbench("organisms", "verify", "halfswap")
     assert result.exit_code == code and f"halfswap: {word}" in result.stdout
     assert ("FAILED" in result.stdout) == bool(code) and "layer 2" in result.stdout
@@ -355,7 +355,7 @@ def test_verify_prints_the_gate_and_exits_by_it(
 
 
 def test_verify_all_is_of_all_that_stands_on_installed_bases(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffbench import run
+    from diffbench import campaign
     from diffbench.errors import RecipeError
     from diffbench.gate_report import GateCheck, GateReport
 
@@ -363,11 +363,11 @@ def test_verify_all_is_of_all_that_stands_on_installed_bases(monkeypatch: pytest
 
     def verify(names: Any, seeds: Any, report: Any) -> Any:
         asked.extend(names)
-        one, other = run.find_organisms(("halfswap", "noswap"))
+        one, other = campaign.find_organisms(("halfswap", "noswap"))
         check = GateCheck.measured("expression, tuned", 0.123456)
         return [(one, GateReport(organism="halfswap", checks=(check,))), (other, RecipeError("training: diverged"))]
 
-    monkeypatch.setattr(run, "verify", verify)
+    monkeypatch.setattr(campaign, "verify", verify)
     result = diffbench("organisms", "verify", "--all")
     assert result.exit_code == 1  # one could not be made, and the other is shown all the same
     assert "0.123" in result.stdout and "ERROR: training: diverged" in result.stdout

@@ -15,12 +15,12 @@ from test_stored_cell import edit
 
 from diffbench import arena, runner
 from diffbench.account import abstention
+from diffbench.campaign import RunConfig, foresee
 from diffbench.cli import main
 from diffbench.errors import RecordError
 from diffbench.evidence_file import EVIDENCE, read_evidence
 from diffbench.game_file import PlayedGame, read_game, unfounded
 from diffbench.question import question_key
-from diffbench.run import RunConfig, foresee
 from diffbench.sheet import SHEET
 
 pytest_plugins = ("run_factory",)

@@ -16,17 +16,18 @@ import diffbench
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    "errors complaint",
+    "errors complaint garbage edition",
     "line atomic canonical text truth interval proportion holdout hookspecs seeds templates workseal secret "
     "plain_yaml disguise",
-    "account spending judge_settings",
+    "account spending judge_settings archive",
     "question fence wording",
     "rival offline_grade sighting",
     "offline_choice",
     "sheet",
     "tier tuning base cache gate_report judge sandbox workwire latent_row vocabulary figure units rule "
     "answer_form exhibit",
-    "recipe worktask ordinary panel choices agreement duration separation trivial standing tally finding_evidence "
+    "recipe worktask redaction ordinary panel choices agreement duration separation trivial standing tally "
+    "finding_evidence "
     "dialect prompts",
     "offline_account chat_server",
     "offline_agent",
@@ -44,23 +45,24 @@ LAYERS = (
     "attack_page",
     "score_columns precision announce adapter codes decoders losses architecture study",
     "tokenizer",
-    "residual corpus diff options contract columns run_folder checkpoint",
+    "residual corpus diff options contract columns run_folder checkpoint dashboard",
     "conversation sampled activations evidence plugins summary strata weight_edit layout lens design selection "
-    "sensitivity rank_correlation",
-    "game_file",
+    "sensitivity rank_correlation verification",
+    "game_file discrepancy chart shading steering_file",
     "framing",
     "game_page",
     "contenders harvest pairing planted gauge dataset prediction continuation weights",
     "standings change_detection rounding stream own_data interview",
-    "standings_page change_page own_pair dictionary exchange lora expression localisation board",
-    "lessons movement behaviour",
+    "standings_page change_page webpage own_pair dictionary exchange lora expression localisation board",
+    "lessons movement behaviour entry leaderboard_file",
     "finetune direction",
-    "alignment claim_scores edit controls fits input_files scaling latent_scaling",
+    "site_tables alignment claim_scores edit controls fits input_files scaling latent_scaling",
     "patching",
     "causal disentangling handle fit_score pair diff_file tiny training board_page latents weight_sensitivity",
-    "attribution budget_curve",
-    "steering",
-    "rollout",
+    "site_pages attribution budget_curve",
+    "site steering",
+    "decoding",
+    "rollout spoken",
     "worded",
     "exclusive triples",
     "formats.settings formats.folding",
@@ -72,26 +74,40 @@ LAYERS = (
     "formats",
     "layer_rule invariants",
     "activity gate cell findings leaderboard planted_pair planted_score",
-    "overlap template_share ablation interpolation probing",
+    "overlap template_share ablation interpolation probing report",
+    "synopsis report_tied report_finding report_tables report_steering",
+    "report_curves report_method",
+    "report_part",
+    "report_page",
     "drawn",
     "build check ranking fitting",
     "catalogue comparison export testing readiness",
     "bench ground gathering untrained replay",
-    "interpretability causal_score attribution_score",
+    "interpretability causal_score attribution_score kl_dashboard steering_trial",
+    "feature_dashboard",
+    "tied_dashboard",
+    "picture",
     "grid score workers consistency",
     "ending intake planted_trial",
-    "cells stored_cell",
-    "runner stored_pair seed_group measurement",
-    "projection rescore seed_run game_ground",
-    "run arena",
-    "study_plan",
+    "cells stored_cell submission asking",
+    "runner stored_pair cell_choice seed_group measurement packing inspection",
+    "projection rescore seed_run game_ground steering_run merging",
+    "publishing",
+    "campaign arena recount board_diff",
+    "examination",
+    "study_plan slice_plan",
     "reproduction",
     "reproduction_page",
     "cli.terminal",
     "cli",
-    "cli.listing cli.own cli.seeds cli.gates",
+    "result",
+    "request outlets.folder outlets.source",
+    "outlets.hf_dataset outlets.lm_eval outlets.inspect_log outlets.neuronpedia",
+    "outlets",
+    "cli.export",
+    "cli.listing cli.own cli.seeds cli.gates cli.submission cli.slice",
     "cli.author cli.dictionaries cli.organisms cli.run cli.latents cli.leaderboard cli.rescore cli.consistency",
-    "cli.planted cli.reproduce cli.judge cli.game",
+    "cli.planted cli.reproduce cli.judge cli.game cli.steer cli.report",
     "__main__",
 )
 """Modules of the engine, low to high: each imports only what stands in an earlier line, inside functions too."""
@@ -100,14 +116,19 @@ UPWARD = {("judge", "offline_judge"), ("judge", "openai_judge")}
 """The judge's own hook names the bundled judges, as any plugin's would."""
 
 LIGHT = (
-    "errors complaint line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout mixing base "
+    "errors complaint garbage line atomic canonical text truth interval hookspecs seeds tier tuning recipe holdout "
+    "mixing base "
     "cache gate_report judge account question spending panel rule offline_judge secret judge_settings fence "
     "answer_form exhibit dialect prompts chat_server openai_judge quote record organism method options contract "
     "run_folder plugins table columns summary "
-    "figure scores tally study study_plan reproduction reproduction_page cli.reproduce "
-    "board board_page leaderboard scaffold ordinary checkpoint conversation sampled dataset own_data own_pair "
-    "drawn build readiness catalogue latent_row latent_table fits input_files grid workers cells runner run check cell "
-    "cli "
+    "figure scores dashboard steering_file cell_choice steering_run cli.steer slice_plan publishing cli.slice tally "
+    "study study_plan reproduction reproduction_page cli.reproduce "
+    "board board_page webpage edition entry site_tables site_pages site leaderboard_file leaderboard scaffold "
+    "ordinary checkpoint conversation sampled dataset own_data own_pair "
+    "drawn build readiness catalogue latent_row latent_table fits input_files grid workers cells runner campaign "
+    "check "
+    "cell cli request result outlets outlets.source outlets.folder outlets.hf_dataset outlets.lm_eval "
+    "outlets.inspect_log outlets.neuronpedia cli.export "
     "agreement duration ending trial finding_evidence judging conclusion interpretation "
     "prospect replay wording rival sheet choices truth_match offline_grade offline_choice "
     "offline_account offline_agent stored_cell stored_pair projection rescore seed_group seed_run "
@@ -116,24 +137,36 @@ LIGHT = (
     "cli.leaderboard formats cli.dictionaries cli.planted cli.judge "
     "plain_yaml disguise kappa repeat gold answers bias attack survey calibration attack_trial attack_report "
     "calibration_page attack_run attack_page "
-    "sighting game game_prospect game_score game_file framing game_page game_ground arena cli.game"
+    "chart shading report synopsis report_tied report_finding report_tables report_curves report_method report_part "
+    "report_steering report_page cli.report "
+    "sighting game game_prospect game_score game_file framing game_page game_ground arena cli.game "
+    "archive redaction verification discrepancy submission asking packing inspection merging recount board_diff "
+    "examination cli.submission"
 )
 """Modules whose import loads no torch."""
 
 OWNERS = {
     "transformers": "diffbench.residual diffbench.untrained diffbench.sampled diffbench.tokenizer diffbench.tiny "
-    "diffbench_organisms.bases.tinyworld.pretrain diffbench_organisms.bases.tinyworld.tokenizer",
+    "diffbench.decoding diffbench_organisms.bases.tinyworld.pretrain diffbench_organisms.bases.tinyworld.tokenizer",
     "tokenizers": "diffbench.tiny diffbench_organisms.bases.tinyworld.tokenizer",
-    "pandas": "diffbench.columns diffbench.summary diffbench.board diffbench.leaderboard",
-    "pyarrow": "diffbench.evidence_file diffbench.latent_table",
+    "pandas": "diffbench.columns diffbench.summary diffbench.board diffbench.leaderboard diffbench.result "
+    "diffbench.outlets.source diffbench.outlets.hf_dataset",
+    "pyarrow": "diffbench.evidence_file diffbench.latent_table diffbench.outlets.hf_dataset",
     "peft": "diffbench.adapter diffbench.lora",
+    "jinja2": "diffbench.webpage",
+    "markupsafe": "diffbench.webpage diffbench.chart diffbench.shading diffbench.report_curves "
+    "diffbench.report_finding diffbench.report_method diffbench.report_part diffbench.report_page "
+    "diffbench.report_steering diffbench.report_tied",
     "openai": "diffbench.chat_server",
     "datasets": "diffbench.dataset diffbench.export",
     "huggingface_hub": "diffbench.checkpoint diffbench.dataset",
-    "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.seeds diffbench.cli.own diffbench.cli.listing "
+    "click": "diffbench.cli diffbench.cli.terminal diffbench.cli.export diffbench.cli.seeds diffbench.cli.own "
+    "diffbench.cli.listing "
     "diffbench.cli.author diffbench.cli.organisms diffbench.cli.run diffbench.cli.latents "
     "diffbench.cli.leaderboard diffbench.cli.rescore diffbench.cli.consistency diffbench.cli.planted "
-    "diffbench.cli.dictionaries diffbench.cli.reproduce diffbench.cli.judge diffbench.cli.game",
+    "diffbench.cli.dictionaries diffbench.cli.reproduce diffbench.cli.judge diffbench.cli.game diffbench.cli.steer "
+    "diffbench.cli.slice "
+    "diffbench.cli.submission diffbench.cli.report",
 }
 """Who may import what is heavy, or speaks to people."""
 

@@ -131,7 +131,7 @@ def test_every_column_is_read_and_described() -> None:
     assert [name for name in frame.columns if frame[name].isna().all() and not name.endswith(("_low", "_high"))] == [
         "fve_delta"
     ]
-    assert set(frame.columns) | {"run"} == set(dictionary())
+    assert set(frame.columns) | {"run", "verified"} == set(dictionary())
     assert all(entry["description"] for entry in dictionary().values())
     assert frame["missing"][0] == "fve_delta: no dictionary"
     assert (frame["fve"][0], frame["fve_low"][0], frame["fve_high"][0]) == (0.5, 0.4, 0.6)
@@ -397,10 +397,12 @@ def test_command_build(tmp_path: Path) -> None:
     run, out = damaged_run(tmp_path), tmp_path / "out"
     done = CliRunner().invoke(main, ["leaderboard", "build", str(run), "--out", str(out)])
     assert done.exit_code == 0
-    assert done.stdout.splitlines() == [str(out / name) for name in FILES]
+    assert done.stdout.splitlines() == [str(out / name) for name in (*FILES, "schema.json", "index.html")]
     assert "1 damaged" in done.stderr
     done = CliRunner().invoke(main, ["leaderboard", "build", str(run), "--out", str(out), "--json"])
-    assert json.loads(done.stdout)["files"] == [str(out / name) for name in FILES]
+    files = json.loads(done.stdout)["files"]
+    assert files[:3] == [str(out / name) for name in FILES]
+    assert all(Path(file).is_file() for file in files) and str(out / "methods" / "diff-sae.html") in files
 
 
 def test_command_show(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from run_factory import run, snapshot
 
 from diffbench import projection, runner
+from diffbench.campaign import RunConfig, foresee
 from diffbench.canonical import digest
 from diffbench.cli import main
 from diffbench.duration import DEFAULTS, LEAST_SCALE, Durations
 from diffbench.errors import OptionError, RecordError, UnknownName
-from diffbench.run import RunConfig, foresee
 from diffbench.run_folder import read_run_file
 
 pytest_plugins = ("run_factory",)

@@ -15,6 +15,7 @@ from run_factory import answers, command, records, run, snapshot
 from test_run_cli import kill_when
 
 from diffbench import cells, runner
+from diffbench.campaign import RunOutcome
 from diffbench.canonical import file_digest
 from diffbench.comparison import SCORE_CODE
 from diffbench.diff_file import load_diff, save_diff
@@ -22,7 +23,6 @@ from diffbench.errors import OptionError, UnknownName
 from diffbench.fits import read_fit
 from diffbench.latent_table import read_latents
 from diffbench.record import Record, read_record
-from diffbench.run import RunOutcome
 
 pytest_plugins = ("run_factory",)
 pytestmark = pytest.mark.usefixtures("warm")

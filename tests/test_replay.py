@@ -22,9 +22,11 @@ from diffbench.errors import RecordError
 from diffbench.evidence_file import EVIDENCE, read_evidence, write_evidence
 from diffbench.figure import Figure
 from diffbench.offline_judge import OfflineJudge
+from diffbench.outlets import Wanted, export_runs
 from diffbench.panel import VERDICTS
-from diffbench.replay import replay
-from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name
+from diffbench.question import question_key
+from diffbench.replay import replay, transcript
+from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name, read_run
 from diffbench.score import score
 from diffbench.sheet import SHEET
 
@@ -86,6 +88,48 @@ def test_a_row_is_scored_again_from_its_verdicts_alone(kept: Kept) -> None:
     [found] = replay(kept.folder)
     assert found.differences == () and found.n_verdicts > 100
     assert found.name == "halfswap diff-sae s7 against base, judge offline 2"
+
+
+def test_a_transcript_has_the_question_of_every_verdict(kept: Kept) -> None:
+    [item] = read_run(kept.folder).records
+    found = transcript(kept.folder, item)
+    assert len(found) > 100 and all(
+        question is not None and question_key(question) == trial.verdict.question for trial, question in found
+    )
+    lines = (kept.cell / VERDICTS).read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if '"test":"intruder"' in line)
+    line = json.loads(lines[at])
+    line["verdict"]["question"] = "0" * 64
+    lines[at] = json.dumps(line)
+    (kept.cell / VERDICTS).write_text("\n".join(lines) + "\n")
+    kept.sign(VERDICTS)
+    [item] = read_run(kept.folder).records
+    assert [trial.test for trial, question in transcript(kept.folder, item) if question is None] == ["intruder"]
+
+
+def test_a_transcript_is_exported_whole_or_not_at_all(kept: Kept, tmp_path: Path) -> None:
+    """Shares of right answers in a log of inspect are the figures of the record."""
+    [item] = read_run(kept.folder).records
+    [file] = export_runs([kept.folder], tmp_path / "out", Wanted("inspect"))
+    samples = json.loads(file.read_text())["samples"]
+    assert len(samples) == len((kept.cell / VERDICTS).read_text().splitlines())
+    assert all(one["metadata"]["question_follows_from_evidence"] and one["error"] is None for one in samples)
+    assert item.scores is not None
+    compared = 0
+    for finding in item.scores.interpretability.findings:
+        right = [
+            one["scores"]["diffbench"]["value"] == "C"
+            for one in samples
+            if (one["metadata"]["test"], one["metadata"]["finding"]) == ("intruder", finding.rank)
+        ]
+        if finding.intruder.value is not None:
+            assert finding.intruder.value == pytest.approx(sum(right) / len(right))
+            compared += 1
+    assert compared
+    (kept.cell / VERDICTS).write_text("")
+    with pytest.raises(RecordError, match="changed since it was scored"):
+        export_runs([kept.folder], tmp_path / "more", Wanted("inspect"))
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_forged_verdict_is_found(kept: Kept) -> None:

@@ -11,11 +11,11 @@ from run_factory import answers, records, run, snapshot
 
 from diffbench import cache, duration, runner, workseal
 from diffbench.build import resolve
+from diffbench.campaign import RunOutcome
 from diffbench.errors import DiffbenchError
 from diffbench.plugins import find_method
 from diffbench.recipe import read_recipe
 from diffbench.record import Record
-from diffbench.run import RunOutcome
 from diffbench.tier import TIERS
 
 pytest_plugins = ("run_factory",)

@@ -14,7 +14,9 @@ from diffbench.line import one_line
 COMMANDS = {
     "run": ("diffbench.cli.run:run", "Run methods on organisms and score them."),
     "leaderboard": ("diffbench.cli.leaderboard:leaderboard", "Build tables and pages from finished runs."),
+    "export": ("diffbench.cli.export:export", "Write finished runs in the forms that other tools read."),
     "show": ("diffbench.cli.leaderboard:show", "Show the table of one run."),
+    "report": ("diffbench.cli.report:report", "Write one HTML file that shows a run."),
     "consistency": (
         "diffbench.cli.consistency:consistency",
         "Show how far the seeds of a method agree: needs no truth.",
@@ -32,6 +34,7 @@ COMMANDS = {
     "reproduce": ("diffbench.cli.reproduce:reproduce", "Measure claims of the literature that were registered before."),
     "judge": ("diffbench.cli.judge:judge", "List, calibrate and attack judges."),
     "game": ("diffbench.cli.game:game", "Let a blind agent state what changed between two models."),
+    "steer": ("diffbench.cli.steer:steer", "Add and take out what a method found, and count what is said then."),
     "plugins": ("diffbench.cli.listing:plugins", "Show installed plugins and what failed in them."),
     "new": ("diffbench.cli.author:new", "Start a plugin package of your own."),
     "check": ("diffbench.cli.author:check", "Test whether a method keeps the contract."),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffbench.cli import Group
+from diffbench.cli import Group, slice, submission
 from diffbench.cli.terminal import as_json, echo_json, table_width
-from diffbench.errors import DiffbenchError, OptionError, UnknownName
+from diffbench.errors import DiffbenchError, UnknownName
 
 if TYPE_CHECKING:
     from diffbench.board import Board
@@ -22,29 +22,38 @@ def leaderboard() -> None:
     """Build tables and pages from finished runs."""
 
 
+for command in (submission.submit, submission.verify, submission.merge, submission.diff, slice.run_slice):
+    leaderboard.add_command(command)
+
+
 @leaderboard.command("build", epilog="Example: diffbench leaderboard build runs/monday runs/tuesday --out leaderboard")
 @RUNS
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.")
 @as_json
 def build_leaderboard(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Write leaderboard.md, .csv and .json from the records of finished runs.
+    """Write leaderboard.md, .csv, .json and a static site from the records of finished runs.
+
+    index.html is the page of all results, with a page for each organism and each method; it works from a folder and on
+    GitHub Pages, and loads nothing from elsewhere. Pages of an earlier build that are no more are removed.
 
     Nothing is run again and no model is loaded: equal records give equal files. Failed cells and controls are shown,
     and 'n/a' where a method cannot be asked. Where runs hold several organisms the standings over them are in it, and
     where they hold nulls the detection of change.
     """
     from diffbench.board_page import counts
-    from diffbench.leaderboard import write
+    from diffbench.garbage import uncollected
+    from diffbench.leaderboard import FILES, write
 
-    board = _board(runs)
     try:
-        files = write(board, out)
+        with uncollected():
+            board = _board(runs)
+            files = write(board, out)
     except OSError as error:
         raise DiffbenchError(f"{out}: cannot be written ({error.strerror}); name another --out") from error
     if as_json:
         echo_json({"files": [str(path) for path in files], "runs": board.runs, "damaged": board.damaged})
     else:
-        click.echo("\n".join(str(path) for path in files))
+        click.echo("\n".join(str(out / name) for name in (*FILES, "index.html")))
     click.echo(counts(board), err=True)
 
 
@@ -78,11 +87,11 @@ def standings(runs: tuple[Path, ...], metrics: tuple[str, ...], organism: str | 
     """
     from diffbench.leaderboard import described
     from diffbench.standing import PairTest, Standing, StandingRow
-    from diffbench.standings import organisms_of
+    from diffbench.standings import chosen, organisms_of
     from diffbench.standings import standings as stand
     from diffbench.standings_page import text
 
-    asked = _metrics(metrics)
+    asked = chosen(metrics)
     board = _board(runs)
     known = organisms_of(board.rows)
     if organism is not None and organism not in known:
@@ -171,24 +180,3 @@ def _board(runs: tuple[Path, ...]) -> Board:
     from diffbench.run_folder import read_run
 
     return collect([read_run(_place(run)) for run in runs])
-
-
-def _metrics(asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The figures that were asked for.
-
-    Raises:
-        UnknownName: for a figure that there is not.
-        OptionError: for one of which neither more nor less is better.
-    """
-    from diffbench.standings import BETTER, METRICS
-
-    if not asked:
-        return METRICS[:1]
-    if "all" in asked:
-        return METRICS
-    for name in asked:
-        if name not in BETTER:
-            raise UnknownName("figure", name, BETTER, "its names are the columns of leaderboard.csv")
-        if BETTER[name] is None:
-            raise OptionError(f"--metric {name}: neither more nor less of it is better, so nothing can be ranked by it")
-    return tuple(dict.fromkeys(asked))

@@ -27,6 +27,9 @@ SCHEMAS = {
     "fit": "diffbench.fits:FitFile",
     "latents": "diffbench.latent_row:LatentRow",
     "consistency": "diffbench.agreement:ConsistencyFile",
+    "leaderboard": "diffbench.leaderboard_file:LeaderboardFile",
+    "submission": "diffbench.submission:Submission",
+    "verification": "diffbench.verification:Verification",
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of", "pattern": "like"}
 
