@@ -179,15 +179,25 @@ def _share(found: Share) -> str:
     return "n/a" if found.figure.value is None else share(found.figure.value)
 
 
+def _value(arm: SteeredArm) -> float:
+    return 0.0 if arm.shows is None else arm.shows.figure.value or 0.0
+
+
 def _samples(arms: Sequence[SteeredArm]) -> tuple[SampleView, ...]:
-    """Of the strongest arm of every kind, those first that were changed."""
+    """Of every kind's arm that changes most how often the claim is shown, those first that were changed.
+
+    Of arms that change it alike the weakest: much strength makes any model say nonsense.
+    """
+    plain = {(arm.run, arm.on): _value(arm) for arm in arms if arm.strength == 0}
+
+    def telling(arm: SteeredArm) -> tuple[float, float]:
+        return -round(abs(_value(arm) - plain.get((arm.run, arm.on), 0.0)), 2), abs(arm.strength)
+
     strongest: dict[tuple[str, str, bool], SteeredArm] = {}
     for arm in arms:
         kind = (arm.run, arm.on, arm.strength < 0)
         if arm.what == "component" and arm.strength and arm.samples:
-            known = strongest.get(kind)
-            if known is None or abs(arm.strength) > abs(known.strength):
-                strongest[kind] = arm
+            strongest[kind] = min((arm, strongest.get(kind, arm)), key=telling)
     return tuple(
         SampleView(
             title=f"{WHO[arm.run]}, strength {arm.strength:g}, {PLACES[arm.on]}",

@@ -17,6 +17,7 @@ from diffbench.corpus import Corpus
 from diffbench.figure import Figure, mean_figure
 from diffbench.residual import hidden, unembed
 from diffbench.steering_file import Share
+from diffbench.tally import Count
 
 BATCH = 64
 NO_TEXT = Figure.undefined("nothing was said")
@@ -54,10 +55,19 @@ def nats(model: Model, corpus: Corpus, where: Tensor) -> Tensor:
 
 
 def shared(shown: Sequence[Sequence[bool]]) -> Share:
-    """How many of all draws, with an interval over prompts, of which each has draws of its own."""
+    """How many of all draws, with an interval over prompts, of which each has draws of its own.
+
+    A t interval of the prompts' shares, within 0..1; where all draws do it, or none, Wilson's of as many prompts.
+    """
     hits, n = sum(map(sum, shown)), sum(map(len, shown))
     each = [fmean(map(float, drawn)) for drawn in shown if drawn]
-    return Share(hits=hits, n=n, figure=mean_figure(each) if each else NO_TEXT)
+    if not each:
+        return Share(hits=hits, n=n, figure=NO_TEXT)
+    if hits in (0, n):
+        return Share(hits=hits, n=n, figure=Count(len(each) * (hits == n), len(each)).figure)
+    found = mean_figure(each)
+    low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (found.low, found.high))
+    return Share(hits=hits, n=n, figure=found.model_copy(update={"low": low, "high": high}))
 
 
 def repeats(said: Sequence[Sequence[Sequence[int]]]) -> Figure:

@@ -100,8 +100,10 @@ class Table(Schema):
 
     prompt: Said
     strength: float
-    plain: tuple[Beginning, ...] = Field(max_length=20, description="Wilson intervals: draws are independent")
-    steered: tuple[Beginning, ...] = Field(max_length=20)
+    plain: tuple[Beginning, ...] = Field(
+        max_length=40, description="of those that are common in either; Wilson intervals, as draws are independent"
+    )
+    steered: tuple[Beginning, ...] = Field(max_length=40, description="the same beginnings")
 
 
 class SteeredClaim(Schema):

@@ -32,7 +32,7 @@ from diffbench.seeds import derive
 from diffbench.spoken import NO_TEXT, joined, nats, repeats, shared
 from diffbench.steering import Direction, Run, Speaker, Steer, Weights
 from diffbench.steering_file import Beginning, Sample, Share, SteeredArm, SteeredClaim, SteeringPlan, Table
-from diffbench.tally import beginnings, says
+from diffbench.tally import Count, beginnings, says
 from diffbench.text import Document
 from diffbench.truth import Claim, Probe
 from diffbench.weight_edit import WeightEdit
@@ -294,11 +294,12 @@ class SteeringTrial:
         )
         if plain is None or steered is None:
             return None
+        words = [words for texts in (plain, steered) for words, _ in beginnings(texts, most=TABLE_ROWS)]
         return Table(
             prompt=prompts.probes[widest].text[-2000:],
             strength=strength,
-            plain=_begin(plain, TABLE_ROWS),
-            steered=_begin(steered, TABLE_ROWS),
+            plain=_count(plain, words),
+            steered=_count(steered, words),
         )
 
     def _last(self, model: Model, text: Corpus) -> Tensor:
@@ -316,7 +317,15 @@ class SteeringTrial:
 
 
 def _begin(texts: Sequence[str], most: int) -> tuple[Beginning, ...]:
-    return tuple(
-        Beginning(words=words[:2000], share=Share(hits=count.hits, n=count.n, figure=count.figure))
-        for words, count in beginnings(texts, most=most)
-    )
+    return tuple(_beginning(words, count) for words, count in beginnings(texts, most=most))
+
+
+def _count(texts: Sequence[str], words: Sequence[str]) -> tuple[Beginning, ...]:
+    """How many texts begin with each of some first words, the commonest first; none is a count too."""
+    found = dict(beginnings(texts, most=len(texts)))
+    counts = [(one, found.get(one, Count(0, len(texts)))) for one in dict.fromkeys(words)]
+    return tuple(_beginning(*one) for one in sorted(counts, key=lambda one: -one[1].hits))
+
+
+def _beginning(words: str, count: Count) -> Beginning:
+    return Beginning(words=words[:2000], share=Share(hits=count.hits, n=count.n, figure=count.figure))

@@ -105,6 +105,7 @@ def test_the_table_counts_independent_draws_of_one_prompt(steered: SteeredClaim)
     for begun in (table.plain, table.steered):
         assert all(one.share.n == 40 for one in begun) and sum(one.share.hits for one in begun) <= 40
         assert [one.share.hits for one in begun] == sorted((one.share.hits for one in begun), reverse=True)
+    assert {one.words for one in table.plain} == {one.words for one in table.steered}  # none of them is a count too
 
 
 def test_equal_plans_say_the_same(prepared: Prepared, pca: Diff, steered: SteeredClaim) -> None:
@@ -171,5 +172,9 @@ def test_shares_have_intervals_over_prompts_and_repeats_are_counted() -> None:
     assert (share.hits, share.n) == (3, 6) and share.figure.value == pytest.approx(0.5)
     assert share.figure.low is not None and share.figure.low < 0.5
     assert shared([]).figure.state == "undefined"
+    none = shared([[False] * 100, [False] * 100]).figure
+    assert none.value == 0 and none.low == 0 and none.high is not None and none.high > 0.3  # of two prompts
+    few = shared([[True, False, False], [False] * 3, [False] * 3]).figure
+    assert few.low == 0 and few.high is not None and few.high <= 1
     assert repeats([[[1, 2, 1, 2]], [[1, 2, 3]]]).value == pytest.approx((1 / 3 + 0) / 2)
     assert repeats([[[1]]]).state == "undefined"
