@@ -13,9 +13,10 @@ from types import MappingProxyType
 from diffbench.archive import Unpacked, read_archive
 from diffbench.asking import asked_of, missing_cells
 from diffbench.canonical import file_digest
+from diffbench.catalogue import find_organism
 from diffbench.dashboard import DASHBOARD
 from diffbench.ending import JUDGED
-from diffbench.errors import RecordError, SubmissionError
+from diffbench.errors import DiffbenchError, RecordError, SubmissionError
 from diffbench.exchange import DIFF, HEADER, TENSORS
 from diffbench.line import one_line
 from diffbench.plugins import load_plugins, provenance
@@ -254,6 +255,7 @@ def _of_record(
     for part, digest in beside.items():
         if f"{prefix}/{part}" in members and file_digest(folder / CELLS / name / part) != digest:
             yield f"{part}: wrong hash: it is not the file that its record names"
+    yield from _of_organism(record)
     method = load_plugins().methods.get(record.cell.method)
     if method is not None and (provenance(method), method.version) == (
         record.cell.method_package,
@@ -267,6 +269,24 @@ def _of_record(
         ):
             if said != here:
                 yield f"{what}: its record says {said}, and of this version of the method it is {here}"
+
+
+def _of_organism(record: Record) -> Iterator[str]:
+    """What is wrong with what a record says of an organism that is known here: a newer version would supersede it."""
+    cell = record.cell
+    try:
+        recipe = find_organism(cell.organism).recipe
+    except DiffbenchError:
+        return
+    if cell.organism_version > recipe.version:
+        yield f"organism version {cell.organism_version}: {cell.organism} is known up to version {recipe.version} here"
+    elif cell.organism_version == recipe.version:
+        for what, said, here in (
+            ("family", cell.family, recipe.family),
+            ("null class", cell.null_class, recipe.null_class),
+        ):
+            if said is not None and said != here:
+                yield f"{what}: its record says {said}, and the organism's recipe {here}"
 
 
 def _of_models(members: set[str], carried: list[Record]) -> Iterator[str]:

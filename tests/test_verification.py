@@ -179,6 +179,14 @@ FORGED: dict[str, tuple[Callable[[Files], object], str]] = {
         edit("run.json", lambda d: d["config"].update(seeds=list(range(9)))),
         "a missing cell: halfswap diff-sae s8 against base is asked for",
     ),
+    "newer organism": (
+        first_record(lambda d: d["cell"].update(organism_version=9)),
+        "organism version 9: halfswap is known up to version 1 here",
+    ),
+    "other null class": (
+        first_record(lambda d: d["cell"].update(null_class="identity")),
+        "null class: its record says identity, and the organism's recipe None",
+    ),
     "other entry": (
         edit(MANIFEST, lambda d: d["cells"][0].update(row="better")), "its record does not agree with the manifest's"
     ),
