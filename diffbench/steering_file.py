@@ -136,12 +136,14 @@ class SteeringFile(Schema):
     diff: dict[str, str] = Field(description="SHA-256 of the Diff's files")
     layer: int
     plan: SteeringPlan
+    code: str = Field(description="hash of the code that the figures follow from")
     claims: tuple[SteeredClaim, ...] = ()
 
     @property
     def folder(self) -> str:
-        """The name of its folder: another plan is another folder."""
-        return cell_folder_name(self.cell, digest([self.key, self.diff, self.plan.model_dump(mode="json")]))
+        """The name of its folder: another plan, or other code, is another folder."""
+        made_of = [self.key, self.diff, self.plan.model_dump(mode="json"), self.code]
+        return cell_folder_name(self.cell, digest(made_of))
 
 
 def write_steering(run: Path, file: SteeringFile) -> Path:

@@ -11,7 +11,7 @@ from diffbench import cache, runner
 from diffbench.build import stored_truth
 from diffbench.catalogue import find_organism
 from diffbench.cell_choice import CellChoice, choose_cell
-from diffbench.comparison import COMPARISON, Comparison, prepare_task
+from diffbench.comparison import COMPARISON, SCORE_CODE, Comparison, prepare_task
 from diffbench.errors import DiffbenchError, OptionError, RecordError, UnknownName
 from diffbench.exchange import DIFF
 from diffbench.readiness import check_places, check_text
@@ -24,6 +24,9 @@ from diffbench.truth import Claim, Truth
 from diffbench.workers import Job, Work, Workers
 
 Notify = Callable[[str, float], None]
+
+STEERING_CODE = (*SCORE_CODE, "diffbench.spoken", "diffbench.steering_trial")
+"""Code that the figures follow from."""
 
 
 def steer(choice: CellChoice, plan: SteeringPlan, run: Path, notify: Notify) -> tuple[Path, SteeringFile]:
@@ -53,7 +56,14 @@ def steer(choice: CellChoice, plan: SteeringPlan, run: Path, notify: Notify) -> 
         raise RecordError(f"{run / STEERING}: {problem}")
     check_places(comparison.organism)
     check_text(comparison.organism)
-    file = SteeringFile(cell=stored.cell, key=stored.key, diff=stored.hashes.diff, layer=stored.layer, plan=plan)
+    file = SteeringFile(
+        cell=stored.cell,
+        key=stored.key,
+        diff=stored.hashes.diff,
+        layer=stored.layer,
+        plan=plan,
+        code=cache.code_version(*STEERING_CODE),
+    )
     path = run / STEERING / file.folder / STEERING_FILE
     if refusal(path, stat.S_ISREG) is None and path.exists():
         return path, read_steering(path)

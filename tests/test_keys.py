@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_imports import ROOT, UPWARD, engine_target, imports
 
-from diffbench import build, cache, comparison, grid, seed_group
+from diffbench import build, cache, comparison, grid, seed_group, steering_run
 from diffbench.judge import Judge
 from diffbench.offline_judge import OfflineJudge
 from diffbench.openai_judge import OpenAIJudge
@@ -13,7 +13,7 @@ from diffbench.openai_judge import OpenAIJudge
 DECIDES_NOTHING = set(
     # What people read, how files are written and found, and how processes are run.
     "errors line atomic canonical cache hookspecs plugins contract worker worktask workwire workserver workseal "
-    "sandbox catalogue "
+    "sandbox catalogue run_folder garbage steering_file "
     # Contracts: plugins are hashed by `plugin_version`, and what they are asked for is in the key itself.
     "base judge method "
     # The forms in which judges are asked and answer; scores, which read more in them, have them in their key.
@@ -47,9 +47,10 @@ def reached(*roots: str) -> set[str]:
         (comparison.CODE, ("comparison",)),
         (comparison.SCORE_CODE, ("score",)),
         (seed_group.CONSISTENCY_CODE, ("consistency",)),
+        (steering_run.STEERING_CODE, ("steering_trial",)),
         (grid.METHOD_CODE, ("cell", "controls", "findings", "fitting", "formats")),
     ],
-    ids=["model", "gate", "comparison", "score", "consistency", "method"],
+    ids=["model", "gate", "comparison", "score", "consistency", "steering", "method"],
 )
 def test_all_code_that_numbers_follow_from_is_in_the_key(key: tuple[str, ...], roots: tuple[str, ...]) -> None:
     needed = {f"diffbench.{module}" for module in reached(*roots) - DECIDES_NOTHING}

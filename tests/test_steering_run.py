@@ -73,6 +73,7 @@ def test_another_plan_is_another_file(folder: Path) -> None:
     file = next(file for _, file in steering_files(folder) if isinstance(file, SteeringFile))
     other = file.model_copy(update={"plan": file.plan.model_copy(update={"seed": 9})})
     assert other.folder != file.folder
+    assert file.model_copy(update={"code": "other"}).folder != file.folder
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_a_file_is_read_as_it_was_written_and_a_foreign_one_is_not(tmp_path: Pat
     claim = SteeredClaim(claim="swap", statement="s", component=3, arms=(arm,))
     made = record()
     file = SteeringFile(
-        cell=made.cell, key=made.key, diff={"diff.json": "0"}, layer=1, plan=SteeringPlan(), claims=(claim,)
+        cell=made.cell, key=made.key, diff={"diff.json": "0"}, layer=1, plan=SteeringPlan(), code="0", claims=(claim,)
     )
     path = write_steering(tmp_path, file)
     assert read_steering(path) == file and [found for _, found in steering_files(tmp_path)] == [file]
