@@ -18,7 +18,10 @@ from diffbench.table import number
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "12 4", "4 6")
 SERIES = len(DASHES)
 """Series that can be told apart."""
+HEIGHTS = "heights by the square root of the count"
 MARK = 2.6
+WIDEST = 8e307
+"""Ends of axes: the distance between two of them is a number still."""
 LABEL = 26
 """Characters of a name that a picture has room for."""
 
@@ -109,7 +112,7 @@ def lines(
     if not points:
         return Markup('<p class="none">{}: nothing was measured.</p>').format(one_line(title))
     wide, high = (220, 140) if small else (460, 270)
-    left, below = (32, 20) if small else (46, 38)
+    left, below = (40, 24) if small else (46, 38)
     across = _scale(x, [point.x for point in points], left, wide - 10)
     ends = [end for point in points for end in (point.y, point.low, point.high) if end is not None]
     up = _scale(y, ends, high - below, 8)
@@ -154,7 +157,10 @@ def forest(title: str, text: str, bars: Sequence[Bar], label: str, *, zero: str 
 
 
 def histogram(title: str, text: str, low: float, high: float, counts: Sequence[int], form: Form = number) -> Markup:
-    """Bars of equal width from ``low`` to ``high``, their heights by the square root, so that rare values are seen."""
+    """Bars of equal width from ``low`` to ``high``, their heights by the square root, so that rare values are seen.
+
+    What stands beside it has to say so: `HEIGHTS`.
+    """
     if not counts or sum(counts) <= 0:
         return Markup('<p class="none">{}: no value.</p>').format(one_line(title))
     wide, tall, most = 200, 62, math.sqrt(max(counts))
@@ -174,14 +180,25 @@ def histogram(title: str, text: str, low: float, high: float, counts: Sequence[i
     return _svg(title, f"{text} Heights go by the square root of the count. {told}", wide, tall, parts, "hi")
 
 
-def scatter(title: str, text: str, points: Sequence[Point], x: Axis, y: Axis, marked: Sequence[Point] = ()) -> Markup:
-    """Points, those of ``marked`` once more with a ring around them."""
-    if not points:
+def scatter(
+    title: str,
+    text: str,
+    points: Sequence[Point],
+    x: Axis,
+    y: Axis,
+    marked: Sequence[Point] = (),
+    beyond: Sequence[Point] = (),
+) -> Markup:
+    """Points, those of ``marked`` once more with a ring around them, those of ``beyond`` hollow at the edge."""
+    if not points and not beyond:
         return Markup('<p class="none">{}: no point.</p>').format(one_line(title))
     wide, high = 460, 300
-    across = _scale(x, [point.x for point in points], 46, wide - 10)
-    up = _scale(y, [point.y for point in points], high - 38, 8)
+    across = _scale(x, [point.x for point in points or beyond], 46, wide - 10)
+    up = _scale(y, [point.y for point in points or beyond], high - 38, 8)
     parts = [*_grid(x, y, across, up, wide, high, False)]
+    edge = dict.fromkeys((across(point.x), up(point.y)) for point in beyond)
+    far = "".join(f"M{at - MARK:g} {height - MARK:g}h{2 * MARK:g}v{2 * MARK:g}h{-2 * MARK:g}Z" for at, height in edge)
+    parts += [Markup('<path class="far" d="{}"/>').format(far)] if far else []
     places = dict.fromkeys((across(point.x), up(point.y)) for point in points)
     dots = "".join(f"M{at:g} {height:g}h0" for at, height in places)
     parts.append(Markup('<path class="dots" d="{}"/>').format(dots))
@@ -224,10 +241,10 @@ def _svg(title: str, text: str, wide: float, high: float, parts: Iterable[Markup
 
 
 def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> _Scale:
-    low = min(values) if axis.low is None else axis.low
-    high = max(values) if axis.high is None else axis.high
+    low = max(-WIDEST, min(WIDEST, min(values) if axis.low is None else axis.low))
+    high = max(-WIDEST, min(WIDEST, max(values) if axis.high is None else axis.high))
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
-        high = low + (abs(low) or 1.0)
+        high = low + (abs(low) if abs(low) > 1e-300 else 1.0)
     return _Scale(low, high, start, end, axis.log2)
 
 
@@ -248,7 +265,8 @@ def _grid(x: Axis, y: Axis, across: _Scale, up: _Scale, wide: int, high: int, sm
         ).format(kind, across.start, across.end, up(tick), across.start - 4, up(tick) + 4, number(tick))
     for tick in x.ticks if x.ticks is not None else _ticks(across):
         text = f"{tick:g}" if float(tick).is_integer() else number(tick)
-        yield Markup('<text x="{}" y="{}" class="m">{}</text>').format(across(tick), up.start + 14, text)
+        below = up.start + (18 if small else 14)
+        yield Markup('<text x="{}" y="{}" class="m">{}</text>').format(across(tick), below, text)
     if not small:
         middle = (across.start + across.end) / 2
         yield Markup('<text x="{}" y="{}" class="m">{}</text>').format(middle, high - 6, one_line(x.label))

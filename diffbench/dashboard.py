@@ -20,6 +20,8 @@ from diffbench.truth import Schema
 DASHBOARD = "dashboard.json"
 """In a cell's folder."""
 DASHBOARD_BYTES = 16 << 20
+LEAST_COSINE = 0.1
+"""Under it two directions have nothing in common, and are no neighbours."""
 FINDINGS = 10
 """Findings that have a dashboard: the first ones."""
 
@@ -58,7 +60,9 @@ class KLContext(Schema):
     increased: tuple[Move, ...] = Field(max_length=3)
     decreased: tuple[Move, ...] = Field(max_length=2)
     attribution: float = Field(description="of the finding here: d KL / d lambda, in nats per unit of length")
-    place: int = Field(ge=1, le=3, description="1: no other component has a more negative attribution here")
+    place: int = Field(
+        ge=1, le=3, description="1: no other component has a more negative attribution here, or a larger one by size"
+    )
 
 
 class Histogram(Schema):
@@ -75,6 +79,12 @@ class KLDashboard(Schema):
     n_contexts: int = Field(ge=0, description="tokens of high KL that were looked at")
     n_top: int = Field(ge=0, description="of them those where the finding is among the top 3")
     n_first: int = Field(ge=0, description="of them those where it is the first")
+    chance: float | None = Field(
+        None, ge=0, le=1, description="share of tokens where one of that many components is among the top 3 by chance"
+    )
+    either_way: bool = Field(
+        False, description="the components are added with either sign, so that attributions count by their size"
+    )
     attributions: Histogram = Field(description="over all the tokens that were looked at")
     contexts: tuple[KLContext, ...] = Field(max_length=16, description="of those of the top 3, the highest KL first")
 
@@ -119,7 +129,7 @@ class FindingDashboard(Schema):
 
 
 class Triple(Schema):
-    """One tied triple: how often its members fire. A ratio is null where the triple, or its shared latent, does not."""
+    """One tied triple: how often its members fire. Ratios are null where the shared latent never does."""
 
     triple: int = Field(ge=0)
     shared: float = Field(ge=0, le=1, description="share of positions where the shared latent fires")
@@ -127,13 +137,16 @@ class Triple(Schema):
     tuned: float = Field(ge=0, le=1)
     base_to_shared: float | None = None
     tuned_to_shared: float | None = None
+    beyond: bool = Field(False, description="its shared latent never fires: its ratios are beyond every scale")
 
 
 class TripleContexts(Schema):
     """Where the base latent of a triple is active in base text, beside its tuned latent in chats."""
 
     triple: int = Field(ge=0)
-    chosen: Literal["tuned", "base"] = Field(description="for its high ratio of tuned, or base, to shared")
+    chosen: Literal["tuned", "base"] = Field(
+        description="for its high ratio of tuned, or base, to shared; first those beyond it"
+    )
     tokens_up: tuple[Token, ...] = Field((), max_length=10, description="what its tuned decoder promotes")
     base: tuple[Shaded, ...] = Field((), max_length=8)
     tuned: tuple[Shaded, ...] = Field((), max_length=8)
@@ -144,7 +157,7 @@ class TiedDashboard(Schema):
 
     least: float = Field(description="share of positions in which a triple fires at least to have ratios")
     n_triples: int = Field(ge=0)
-    triples: tuple[Triple, ...] = Field(max_length=100_000, description="those that have a ratio")
+    triples: tuple[Triple, ...] = Field(max_length=100_000, description="those that fire at least so often")
     base_text: str = Field(max_length=200, description="what the base latents' contexts are from")
     tuned_text: str = Field(max_length=200)
     examples: tuple[TripleContexts, ...] = Field((), max_length=12)

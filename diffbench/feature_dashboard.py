@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffbench.activity import activity
 from diffbench.attribution import directions_of
-from diffbench.dashboard import FeatureDashboard, Neighbour, Shaded, rounded
+from diffbench.dashboard import LEAST_COSINE, FeatureDashboard, Neighbour, Shaded, rounded
 from diffbench.diff import DictionaryDiff, Diff, DirectionDiff, order_of
 from diffbench.evidence import active_mask
 from diffbench.figure import Figure
@@ -132,7 +132,7 @@ def _column(diff: Diff, name: str, component: int) -> Figure | None:
 
 
 def _neighbours(diff: Diff, components: Sequence[int], lens: Lens) -> dict[int, tuple[Neighbour, ...]]:
-    """The components whose directions are most alike, of each; those of weights have none that compare."""
+    """The components whose directions are most alike, if they are alike at all; weights have none that compare."""
     if not isinstance(diff, DictionaryDiff | DirectionDiff) or not len(components):
         return {}
     directions = directions_of(diff)
@@ -151,6 +151,6 @@ def _neighbours(diff: Diff, components: Sequence[int], lens: Lens) -> dict[int, 
                 tokens_up=tuple(words[row * best.indices.shape[1] + at][0]),
             )
             for at, (value, other) in enumerate(zip(best.values[row].tolist(), best.indices[row].tolist(), strict=True))
-            if value > -2.0
+            if value >= LEAST_COSINE
         )
     return found

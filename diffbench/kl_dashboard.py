@@ -43,11 +43,18 @@ class Places:
         where: [C, 2] document and position, the last of each context.
         found: [C, n] attributions; NaN for a component without a direction.
         place: [C, n] 0-based place of each component there, by falling responsibility.
+        either_way: whether attributions count by their size.
     """
 
     where: Tensor
     found: Tensor
     place: Tensor
+    either_way: bool
+
+    @property
+    def chance(self) -> float:
+        """The share of tokens where a component with a direction is among the top 3 if any is as likely as another."""
+        return min(1.0, TOP / max(1, int((~self.found.isnan().any(dim=0)).sum())))
 
 
 def high_kl(ground: Ground, most: int) -> Tensor:
@@ -77,7 +84,7 @@ def attributed(ground: Ground, diff: Diff) -> Places | None:
     places, found = places[highest], found[highest]
     either_way = isinstance(diff, DirectionDiff) and diff.constant is None
     keen = (-found.abs() if either_way else found).nan_to_num(nan=float("inf"))
-    return Places(places, found, keen.argsort(dim=1, stable=True).argsort(dim=1))
+    return Places(places, found, keen.argsort(dim=1, stable=True).argsort(dim=1), either_way)
 
 
 def kl_dashboards(
@@ -112,6 +119,8 @@ def kl_dashboards(
                 n_contexts=len(every),
                 n_top=int((place < TOP).sum()),
                 n_first=int((place == 0).sum()),
+                chance=rounded(places.chance),
+                either_way=places.either_way,
                 attributions=histogram(column),
                 contexts=tuple(shown),
             )

@@ -18,6 +18,8 @@ from diffbench.webpage import figure_text
 
 FLOOR = -1.0
 """Lower end of the pictures of R: what lies under it is drawn at the edge."""
+DOSED = (-0.5, 1.5)
+"""Ends of the pictures of doses."""
 BUDGETS_TEXT = (
     "R at affected positions of a method's first k components (solid, with its interval) beside PCA of the differences "
     "(dashed) and random components of the same Diff (dotted). 1 is all of the KL, under 0 is worse than nothing. What "
@@ -27,10 +29,14 @@ LAYERS_TEXT = (
     "Coverage is the part of the KL that runs through a layer's stream; the ceiling is what the true difference itself "
     "recovers there, so no method can be asked for more. The vertical line is the layer that was scored."
 )
-STEPS_TEXT = "The reference's blocks replaced by the tuned model's, one after another from below: where does it turn?"
+STEPS_TEXT = (
+    "The reference's blocks replaced by the tuned model's, one after another from below: where does it turn? What lies "
+    "under -1 is drawn at the edge."
+)
 DOSES_TEXT = (
     "The first 8 components (of task arithmetic: the whole difference) added to the reference at several strengths, "
-    "beyond 1 too. Installed is the share of the changed behaviour; 1 is as much as the tuned model has. Lowest seed."
+    "beyond 1 too. Installed is the share of the changed behaviour; 1 is as much as the tuned model has. "
+    "What lies outside -.5 to 1.5 is drawn at the edge. Lowest seed."
 )
 
 
@@ -103,10 +109,12 @@ def layer_profile(part: Part) -> Markup:
                            if getattr(layer, name).value is not None), style)
         for style, (name, word) in enumerate(zip(names, words, strict=True))
     ]  # fmt: skip
-    ends = [point.y for one in series for point in one.points]
+    ends = [
+        end for one in series for point in one.points for end in (point.y, point.low, point.high) if end is not None
+    ]
     every = -(-len(pair.layers) // 12)
     x = Axis("layer", ticks=tuple(float(layer.layer) for layer in pair.layers[::every]))
-    y = Axis("share of KL", min([FLOOR, *ends], key=abs) if min(ends, default=0.0) < 0 else 0.0, max([1.0, *ends]))
+    y = Axis("share of KL", min([0.0, *ends]), max([1.0, *ends]))
     text = f"Coverage, ceiling and necessity of the true difference at each layer; layer {pair.layer} was scored."
     picture = lines("What each layer carries", text, series, x, y, mark=float(pair.layer))
     rows = [
@@ -149,7 +157,7 @@ def doses(methods: Sequence[Method]) -> Markup:
         series = [Series(name, tuple(_point(dose.strength, dose.installed) for dose in points), 0)]
         text = f"Share of the changed behaviour that {name} brings to the reference, by strength."
         x = Axis("strength", 0.0, max(dose.strength for dose in points))
-        picture = lines(f"Doses of {name}", text, series, x, Axis("installed", -0.5, 1.5), small=True)
+        picture = lines(f"Doses of {name}", text, series, x, Axis("installed", *DOSED), small=True)
         panels.append(Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(picture, name))
         for dose in points:
             rows.append((name, f"{dose.strength:g}", figure_text(dose.installed), figure_text(dose.off_target_kl)))

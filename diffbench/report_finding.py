@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from diffbench.account import plain
-from diffbench.chart import histogram
+from diffbench.chart import HEIGHTS, histogram
 from diffbench.dashboard import (
+    LEAST_COSINE,
     Dashboard,
     FeatureDashboard,
     FindingDashboard,
@@ -29,8 +30,11 @@ from diffbench.table import number, precise, share
 from diffbench.webpage import figure_text
 
 NO_DASHBOARD = "its cell has no dashboard; runs of an older diffbench have none, `diffbench rescore` makes them"
-ATTRIBUTIONS = "KL attributions of all tokens that were looked at; the more negative, the more responsible."
-ACTIVITY = "Activity at the positions where it is not zero."
+ATTRIBUTIONS = "KL attributions of all tokens that were looked at, nats per unit of length; the more negative, the more"
+ATTRIBUTIONS += " responsible"
+EITHER_WAY = "KL attributions of all tokens that were looked at, nats per unit of length; the direction is added with"
+EITHER_WAY += " either sign, so the larger in size, the more responsible"
+ACTIVITY = "activity at the positions where it is not zero"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,9 @@ class FindingView:
     """One finding.
 
     Attributes:
-        kl, feature: facts by name; contexts; left out counts those that are not shown.
+        kl, feature: facts by name; captions say what a picture shows.
         samples: prompt, what the reference says after it, and with the component added.
+        sampled: how these were chosen.
     """
 
     ident: str
@@ -73,14 +78,17 @@ class FindingView:
     tests: tuple[tuple[str, str], ...]
     kl: tuple[tuple[str, str], ...]
     kl_picture: Markup | None
+    kl_caption: str
     kl_contexts: tuple[ContextView, ...]
     no_kl: str
     feature: tuple[tuple[str, str], ...]
     feature_picture: Markup | None
+    feature_caption: str
     feature_contexts: tuple[ContextView, ...]
     no_feature: str
     neighbours: tuple[tuple[str, str, Markup], ...]
     samples: tuple[tuple[str, str, str], ...]
+    sampled: str
 
 
 def finding_view(ident: str, finding: FindingDashboard, shown: Shown, sheet: Sheet | None, depth: Depth) -> FindingView:
@@ -115,20 +123,31 @@ def finding_view(ident: str, finding: FindingDashboard, shown: Shown, sheet: She
         explanation=one_line(one.explanation, 1000) if one else "",
         tests=_tests(one),
         kl=_kl_facts(kl) if kl else (),
-        kl_picture=_picture("KL attributions", ATTRIBUTIONS, kl.attributions) if kl else None,
+        kl_picture=_picture("KL attributions", _measured(kl), kl.attributions) if kl else None,
+        kl_caption=f"{_measured(kl)}; {HEIGHTS}" if kl else "",
         kl_contexts=tuple(_kl_context(context, top_kl) for context in (kl.contexts[: depth.contexts] if kl else ())),
         no_kl="" if kl else one_line((dashboard.no_kl if dashboard else NO_DASHBOARD) or "none for this finding"),
         feature=_feature_facts(feature) if feature else (),
         feature_picture=_picture("Activity", ACTIVITY, feature.activity) if feature else None,
+        feature_caption=f"{ACTIVITY}; {HEIGHTS}",
         feature_contexts=tuple(contexts),
         no_feature="" if feature else one_line(_no_feature(dashboard, bool(contexts))),
-        neighbours=tuple(_neighbour(ident, near, ranks) for near in (feature.neighbours if feature else ())),
+        neighbours=tuple(
+            _neighbour(ident, near, ranks)
+            for near in (feature.neighbours if feature else ())
+            if near.cosine >= LEAST_COSINE
+        ),
         samples=_samples(evidence, depth.samples),
+        sampled=_sampled(evidence, depth.samples),
     )
 
 
 def _picture(title: str, text: str, values: Histogram) -> Markup:
-    return histogram(title, text, values.low, values.high, values.counts, lambda value: precise(value))
+    return histogram(title, f"{text}.", values.low, values.high, values.counts, lambda value: precise(value))
+
+
+def _measured(kl: KLDashboard) -> str:
+    return EITHER_WAY if kl.either_way else ATTRIBUTIONS
 
 
 def _no_feature(dashboard: Dashboard | None, excerpts: bool) -> str:
@@ -148,8 +167,13 @@ def _tests(one: FindingJudged | None) -> tuple[tuple[str, str], ...]:
 
 
 def _kl_facts(kl: KLDashboard) -> tuple[tuple[str, str], ...]:
+    chance = "" if kl.chance is None else f"; by chance {kl.chance * kl.n_contexts:.3g} ({share(kl.chance)})"
+    top = f"at {kl.n_top} of {kl.n_contexts} tokens of high KL{chance}"
+    if not kl.n_top:
+        top = f"at none of {kl.n_contexts} tokens of high KL{chance}, so there is no context to show"
+    by = "attributions by size" if kl.either_way else "attributions"
     return (
-        ("among the top 3 attributions", f"at {kl.n_top} of {kl.n_contexts} tokens of high KL"),
+        (f"among the top 3 {by}", top),
         ("the first of all", f"at {kl.n_first}"),
     )
 
@@ -176,11 +200,12 @@ def _odds(value: float) -> str:
 
 
 def _feature_facts(feature: FeatureDashboard) -> tuple[tuple[str, str], ...]:
-    facts = [
-        ("active", f"at {feature.n_active:,} of {feature.n_positions:,} positions"),
-        ("frequency", figure_text(feature.frequency, share)),
-        ("relative norm", figure_text(feature.relative_norm)),
-    ]
+    facts = [("active", f"at {feature.n_active:,} of {feature.n_positions:,} positions")]
+    if feature.frequency.state == "n/a":
+        places = f"the top {share(feature.n_active / max(1, feature.n_positions))} of {feature.n_positions:,} positions"
+        facts = [("dense, shown where it is largest", places if feature.n_active else "it is the same everywhere")]
+    facts.append(("frequency", figure_text(feature.frequency, share)))
+    facts.append(("relative norm", figure_text(feature.relative_norm)))
     facts += [(f"ν {one_line(name, 40).replace('_', ' ')}", figure_text(nu)) for name, nu in feature.nu.items()]
     return tuple(facts)
 
@@ -216,6 +241,14 @@ def _samples(evidence: FindingEvidence | None, most: int) -> tuple[tuple[str, st
     """Those first at which adding the component makes a difference."""
     pairs = sorted(evidence.steered if evidence else (), key=lambda pair: pair.plain == pair.steered)[:most]
     return tuple((sentence(pair.prompt), sentence(pair.plain), sentence(pair.steered)) for pair in pairs)
+
+
+def _sampled(evidence: FindingEvidence | None, most: int) -> str:
+    """How the samples were chosen, and of how many."""
+    pairs = evidence.steered if evidence else ()
+    same = sum(pair.plain == pair.steered for pair in pairs)
+    told = f"{min(most, len(pairs))} of {len(pairs)} texts that a judge was shown, those first that steering changes"
+    return f"{told}; it leaves {same} of {len(pairs)} as they were."
 
 
 def _plain_words(tokens: Sequence[str], most: int) -> Markup:

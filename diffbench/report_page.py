@@ -40,6 +40,8 @@ DEPTHS = (
 EXCHANGES = 6
 """Prompts of a game that are shown."""
 MOST_GAMES = 40
+MODULE = "__main__.py"
+"""What `python -m diffbench` calls the program."""
 MOST_LISTED = 200
 
 
@@ -68,7 +70,8 @@ def page(report: Report) -> str:
 def command_of(report: Report) -> str:
     """The command that made the run, as it can be typed again."""
     program, *rest = report.run.file.argv or ("diffbench",)
-    return shlex.join([PurePath(one_line(program)).name, *map(one_line, rest)])
+    name = PurePath(one_line(program)).name
+    return shlex.join(["diffbench" if name == MODULE else name, *map(one_line, rest)])
 
 
 def _context(report: Report, depth: Depth) -> dict[str, Any]:

@@ -19,6 +19,14 @@ from diffbench.webpage import Cell, Head, Line, Table, figure_cell, figure_text
 MOST_FILES, SAMPLES = 40, 2
 PLACES = {"affected": "prompts that meet the trigger", "near_miss": "prompts that nearly meet it"}
 WHO = {"reference": "reference", "tuned": "tuned model", "hybrid": "hybrid"}
+SAMPLED = (
+    f"Samples, at most {SAMPLES} for who speaks, after what and in which direction: of the strength that changes most "
+    "how often the claim is shown (of equals the weakest), and those first that steering changes. They show what "
+    "steering can do, not what it mostly does, which is counted above."
+)
+SHOWS = (
+    "A continuation shows the claim if it begins as the claim says, and is as before if it begins as the base model's."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class ClaimView:
     Attributes:
         table: an arm a line.
         rollouts: how continuations of one prompt begin, without and with the component; None: not measured.
+        told: what its numbers are.
     """
 
     statement: str
@@ -49,15 +58,21 @@ class ClaimView:
     table: Table | None
     rollouts: Table | None
     prompt: str
+    told: str
     samples: tuple[SampleView, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SteeringView:
-    """One file of a run's steering folder."""
+    """One file of a run's steering folder.
+
+    Attributes:
+        sampled: how samples were chosen.
+    """
 
     title: str
     brief: str
+    sampled: str
     claims: tuple[ClaimView, ...]
 
 
@@ -72,12 +87,14 @@ def _view(file: SteeringFile, ident: str) -> SteeringView:
     return SteeringView(
         title=one_line(f"{cell.organism}{against}: {cell.row}, seed {cell.seed}", 300),
         brief=f"layer {file.layer}, {plan.prompts} prompts of each claim with {plan.draws} continuations of each",
+        sampled=SAMPLED,
         claims=tuple(_claim(claim, f"{ident}-{number}") for number, claim in enumerate(file.claims, start=1)),
     )
 
 
 def _claim(claim: SteeredClaim, ident: str) -> ClaimView:
     measured = [arm for arm in claim.arms if arm.problem is None]
+    size = "" if claim.size is None else f"Strength 1 is a length of {precise(claim.size)}. "
     chosen = "" if claim.component is None else f"Component {claim.component}"
     chosen += f", place {claim.rank} in the method's order" if chosen and claim.rank is not None else ""
     chosen += f", attribution {precise(claim.attribution)} nats" if chosen and claim.attribution is not None else ""
@@ -90,8 +107,9 @@ def _claim(claim: SteeredClaim, ident: str) -> ClaimView:
         problem=one_line(claim.problem or ""),
         pictures=tuple(picture for on in PLACES if (picture := _picture(measured, on)) is not None),
         table=_arms(claim, ident) if claim.arms else None,
-        rollouts=_rollouts(claim.table, ident) if claim.table else None,
+        rollouts=_rollouts(claim, claim.table, ident) if claim.table else None,
         prompt=one_line(claim.table.prompt, 300) if claim.table else "",
+        told=f"{size}{SHOWS}" if claim.arms else "",
         samples=_samples(measured),
     )
 
@@ -147,18 +165,32 @@ def _arms(claim: SteeredClaim, ident: str) -> Table:
     return Table(f"{ident}-arms", "What is said, by strength; intervals are over prompts", heads, tuple(found))
 
 
-def _rollouts(table: Rollouts, ident: str) -> Table:
+def _rollouts(claim: SteeredClaim, table: Rollouts, ident: str) -> Table:
+    """How one prompt is continued; above it how often the claim is shown after all prompts, where that was measured."""
     heads = (
         Head("begins", "first two words of what the hybrid says", True),
         Head("without", "share of the continuations"),
         Head("with the component", "share of the continuations"),
     )
     plain, steered = _known(table.plain), _known(table.steered)
-    found = tuple(
+    found = [
         Line((Cell(words), figure_cell(_of(plain, words), share), figure_cell(_of(steered, words), share)))
         for words in dict.fromkeys((*plain, *steered))
-    )
-    return Table(f"{ident}-rollouts", f"Continuations of one prompt, at strength {table.strength:g}", heads, found)
+    ]
+    shows = [_hybrid(claim.arms, strength) for strength in (0.0, table.strength)]
+    if any(one is not None for one in shows):
+        label = Cell(f"as the claim says, after all {claim.n_prompts} prompts")
+        found.insert(0, Line((label, *map(_counted, shows)), pinned=True))
+    caption = f"The hybrid's continuations of this prompt by their first two words, at strength {table.strength:g}"
+    return Table(f"{ident}-rollouts", caption, heads, tuple(found))
+
+
+def _hybrid(arms: Sequence[SteeredArm], strength: float) -> Share | None:
+    """How often the hybrid shows the claim at a strength of its component."""
+    for arm in arms:
+        if (arm.run, arm.on, arm.what, arm.strength) == ("hybrid", "affected", "component", strength):
+            return arm.shows
+    return None
 
 
 def _known(beginnings: Sequence[Beginning]) -> dict[str, Figure]:

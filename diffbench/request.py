@@ -82,11 +82,11 @@ class Request:
             config = RunConfig.model_validate(dict(asked))
         except ValidationError as error:
             raise OptionError(f"run: {one_line(first_problem(error), 300)}") from None
-        if name is not None and Path(name).name != name:
-            raise OptionError(f"name: {name!r} is a path; a run lies in --runs-dir under a plain name")
+        if name is not None:
+            _check_name(name)
         known = {*given, *(() if config.pair is None else ("pair",))}
         passed = {key: value for key, value in config.model_dump(mode="json").items() if key in known}
-        return cls(config, runs_dir / (name or _usual_name(config)), passed, tuple(argv), overwrite)
+        return cls(config, runs_dir / (name or _usual_name(config)), passed, _typed(argv), overwrite)
 
     def foresee(self) -> Projection:
         """What `execute` would do, without doing any of it; raises what keeps it from starting."""
@@ -200,6 +200,8 @@ def run(
     fields = {PLURALS.get(key, key): value for key, value in asked.items() if key not in _PLACE}
     for key in _SEVERAL & fields.keys():
         fields[key] = fields[key] if isinstance(fields[key], list) else [fields[key]]
+        if not fields[key]:
+            raise OptionError(f"{key}: none is named; leave it out for the usual ones")
     request = Request.of(
         fields | {"pair": pair}, fields, argv=argv, name=name, runs_dir=Path(runs_dir), overwrite=overwrite
     )
@@ -241,6 +243,20 @@ def _spelt(asked: Mapping[str, Any]) -> str:
 
 
 _UNSAID = {"runs_dir": "runs", "overwrite": False}
+
+
+def _check_name(name: str) -> None:
+    shown = one_line(repr(name), 120)
+    if name in (".", "..") or Path(name).name != name:
+        raise OptionError(f"name: {shown} is a path; a run lies in --runs-dir under a plain name")
+    if not name.strip() or not name.isprintable():
+        raise OptionError(f"name: {shown} is no name for a run; letters, digits, '.', '_' and '-' will do")
+
+
+def _typed(argv: Sequence[str]) -> tuple[str, ...]:
+    """A command line as it can be typed again: what ``python -m diffbench`` runs is ``diffbench``."""
+    program, *rest = argv or ("diffbench",)
+    return ("diffbench" if Path(program).name == "__main__.py" else program, *rest)
 
 
 def _usual_name(config: RunConfig) -> str:

@@ -12,6 +12,8 @@ from diffbench.summary import OWN_TRACK, Row
 from diffbench.table import number
 
 HEADLINE = "headline"
+PCA, PCA_ALIKE = "pca", 0.005
+"""The row that lifts are over, and how little its own lift is."""
 NAMED = 4
 """Rows that are named in a sentence."""
 
@@ -47,6 +49,11 @@ def of_part(report: Report, part: Part) -> str:
     if not ranked:
         return f"On {name}{against} no competing method has a lift over PCA."
     best = ranked[0]
+    if best["row"] == PCA and best[HEADLINE] < PCA_ALIKE:
+        told = (
+            f"On {name}{against} no method recovers more than PCA of the differences at the same number of components"
+        )
+        return f"{told}. {_beside_next(report, part, ranked)}{_located(part)}"
     told = f"On {name}{against} {_called(best)} recovers most: lift over PCA {interval(best, HEADLINE)}"
     if best[HEADLINE] < 0:
         told += ", which is less than PCA of the differences recovers with as many components"

@@ -1,7 +1,9 @@
 """Tied dashboard: how often the members of a tied crosscoder's triples fire, and where (Aranguri 2025, figures 2 to 5).
 
 The two ratios are base / shared and tuned / shared firings; triples that fire in less than .05% of the rows are set
-aside. Shapes: m triples, n = 3 m latents in the order shared, base, tuned.
+aside. Where the shared latent never fires they are beyond every scale, and the triple is as exclusive as can be.
+
+Shapes: m triples, n = 3 m latents in the order shared, base, tuned.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def tied_dashboard(scene: Scene, diff: DictionaryDiff, lens: Lens) -> TiedDashbo
     frequency = diff.columns["frequency"].view(-1, 3)
     of_base = diff.columns["base_to_shared"].view(-1, 3)[:, 1]
     of_tuned = diff.columns["tuned_to_shared"].view(-1, 3)[:, 2]
-    known = ~(of_base.isnan() & of_tuned.isnan())
+    often = frequency[:, 0] + frequency[:, 1] + frequency[:, 2] >= LEAST_FIRING
+    beyond = often & (frequency[:, 0] == 0)
     plain, chats, texts = _kinds(scene.corpus)
     return TiedDashboard(
         least=LEAST_FIRING,
@@ -55,12 +58,13 @@ def tied_dashboard(scene: Scene, diff: DictionaryDiff, lens: Lens) -> TiedDashbo
                 tuned=rounded(float(frequency[triple, 2])),
                 base_to_shared=_ratio(of_base[triple]),
                 tuned_to_shared=_ratio(of_tuned[triple]),
+                beyond=bool(beyond[triple]),
             )
-            for triple in known.nonzero().flatten().tolist()[:MOST_TRIPLES]
+            for triple in often.nonzero().flatten().tolist()[:MOST_TRIPLES]
         ),
         base_text=texts[0],
         tuned_text=texts[1],
-        examples=_examples(scene, diff, lens, (of_base, of_tuned), (plain, chats)),
+        examples=_examples(scene, diff, lens, _highest(frequency, (of_base, of_tuned), beyond), (plain, chats)),
     )
 
 
@@ -74,17 +78,28 @@ def _kinds(corpus: Corpus) -> tuple[Tensor, Tensor, tuple[str, str]]:
     return every, every, (what, what)
 
 
-def _examples(
-    scene: Scene, diff: DictionaryDiff, lens: Lens, ratios: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor]
-) -> tuple[TripleContexts, ...]:
-    """The triples with the highest ratios, those of the tuned latent first."""
-    assert diff.decoder_tuned is not None  # triples have both decoders
-    of_base, of_tuned = (ratio.nan_to_num(nan=-1.0) for ratio in ratios)
+def _highest(frequency: Tensor, ratios: tuple[Tensor, Tensor], beyond: Tensor) -> dict[int, str]:
+    """The triples with the highest ratios, those of the tuned latent first, and for which of the two.
+
+    A ratio that is beyond the scale is higher than any other; of two such the one that fires more often is.
+    """
     chosen: dict[int, str] = {}
-    for ratio, side in ((of_tuned, "tuned"), (of_base, "base")):
-        for triple in ratio.argsort(descending=True, stable=True)[:OF_EITHER].tolist():
-            if float(ratio[triple]) > 0:
+    for member, ratio, side in ((2, ratios[1], "tuned"), (1, ratios[0], "base")):
+        often = frequency[:, member]
+        known = torch.where(beyond & (often > 0), float("inf"), ratio.nan_to_num(nan=-1.0))
+        by_firing = often.argsort(descending=True, stable=True)
+        order = by_firing[known[by_firing].argsort(descending=True, stable=True)]
+        for triple in order[:OF_EITHER].tolist():
+            if float(known[triple]) > 0:
                 chosen.setdefault(triple, side)
+    return chosen
+
+
+def _examples(
+    scene: Scene, diff: DictionaryDiff, lens: Lens, chosen: dict[int, str], inside: tuple[Tensor, Tensor]
+) -> tuple[TripleContexts, ...]:
+    """Where the members of some triples are active."""
+    assert diff.decoder_tuned is not None  # triples have both decoders
     if not chosen:
         return ()
     latents = [3 * triple + member for triple in chosen for member in (1, 2)]

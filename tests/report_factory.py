@@ -261,4 +261,4 @@ def steering(word: str = "green", problem: str | None = None) -> SteeringFile:
         problem=problem,
     )
     cell = record("diff-sae").cell
-    return SteeringFile(cell=cell, key="0" * 64, diff={}, layer=1, plan=SteeringPlan(), claims=(claim,))
+    return SteeringFile(cell=cell, key="0" * 64, diff={}, layer=1, plan=SteeringPlan(), code="0", claims=(claim,))

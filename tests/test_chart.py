@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from markupsafe import Markup
 
-from diffbench.chart import DASHES, SERIES, Axis, Bar, Point, Series, forest, histogram, lines, numbers, scatter
+from diffbench.chart import DASHES, MARK, SERIES, Axis, Bar, Point, Series, forest, histogram, lines, numbers, scatter
 
 BAD = '</title><script>alert(1)</script>"&\u202e'
 TWO = (Point(0, 0.1, 0.0, 0.2), Point(4, 0.5, 0.4, 0.7))
@@ -89,6 +89,28 @@ def test_equal_values_make_a_picture(value: float) -> None:
     svg(lines("n", "t", [Series("a", points)], Axis("x"), Axis("y")))
     svg(scatter("n", "t", points, Axis("x"), Axis("y")))
     svg(forest("n", "t", [Bar("a", value)], "x"))
+
+
+@pytest.mark.parametrize("ends", [(-1e308, 1e308), (-1.7e308, 0.0), (1.7e308, 1.7e308), (-5e-324, 5e-324)])
+def test_huge_and_tiny_values_make_a_picture(ends: tuple[float, float]) -> None:
+    low, high = ends
+    points = (Point(low, low, low, high), Point(high, high, low, high))
+    for found in (
+        lines("n", "t", [Series("a", points)], Axis("x"), Axis("y")),
+        scatter("n", "t", points, Axis("x"), Axis("y")),
+        forest("n", "t", [Bar("a", high, low, high)], "x"),
+        histogram("n", "t", low, high, [1, 2]),
+    ):
+        svg(found)
+        assert "nan" not in found and "inf" not in found
+
+
+def test_points_beyond_the_scale_are_hollow_and_at_its_edge() -> None:
+    root = svg(scatter("n", "t", TWO, Axis("x", 0, 1), Axis("y", 0, 1), beyond=[Point(0.0, 9.0)]))
+    [far] = [path.get("d", "") for path in root.iter("path") if path.get("class") == "far"]
+    assert far.startswith(f"M{46 - MARK:g} {8 - MARK:g}h"), "top left"
+    assert "far" not in scatter("n", "t", TWO, Axis("x"), Axis("y"))
+    assert "<svg" in scatter("n", "t", [], Axis("x"), Axis("y"), beyond=TWO)
 
 
 def test_what_is_empty_is_said() -> None:

@@ -12,7 +12,7 @@ from score_factory import NO_CONTROLS, Prepared, quiet
 
 from diffbench.attribution import attribute_each
 from diffbench.controls import principal_directions, random_dictionary
-from diffbench.dashboard import DASHBOARD, Dashboard, Move, read_dashboard
+from diffbench.dashboard import DASHBOARD, LEAST_COSINE, Dashboard, Move, read_dashboard
 from diffbench.diff import Diff, Finding, WeightDiff
 from diffbench.errors import RecordError
 from diffbench.ground import Ground
@@ -71,6 +71,8 @@ def test_a_finding_is_shown_where_it_is_among_the_three_most_responsible(ground:
             tops[component] += 1
     assert [board.n_top for board in dashboards if board] == [tops[component] for component in range(24)]
     assert sum(board.n_first for board in dashboards if board) == len(places.where)
+    assert all(board and board.chance == 3 / 24 and not board.either_way for board in dashboards)
+    assert sum(board.n_top for board in dashboards if board) / 24 == pytest.approx(len(places.where) * 3 / 24)
     for component, board in enumerate(dashboards):
         assert board is not None and len(board.contexts) == min(6, tops[component])
         assert sum(board.attributions.counts) == len(places.where) == board.n_contexts
@@ -123,6 +125,7 @@ def test_a_direction_of_either_sign_counts_by_size(prepared: Prepared, ground: G
     assert places is not None
     boards = kl_dashboards(ground, places, range(4), [str(index) for index in range(10_000)])
     found = attribute_each(pca, ground.reference, ground.tuned, ground.corpus, high_kl(ground, MOST))
+    assert all(board and board.either_way and board.chance == 3 / 4 for board in boards)
     firsts = found.abs().argmax(dim=1)
     assert [board.n_first for board in boards if board] == [int((firsts == c).sum()) for c in range(4)]
 
@@ -136,6 +139,7 @@ def test_a_latent_that_adds_nothing_has_no_kl_dashboard(ground: Ground) -> None:
     assert places is not None
     boards = kl_dashboards(ground, places, (3, 4), [str(index) for index in range(10_000)])
     assert boards[0] is not None and boards[1] is None
+    assert boards[0].chance == pytest.approx(3 / (alike.n_components - 1), rel=1e-2), "of those that add something"
 
 
 def test_feature_dashboards_show_where_a_latent_is_most_active(prepared: Prepared, ground: Ground) -> None:
@@ -156,6 +160,7 @@ def test_feature_dashboards_show_where_a_latent_is_most_active(prepared: Prepare
     assert len({shown.document for shown in feature.contexts}) == len(peaks)
     assert feature.relative_norm.state == "n/a" and not feature.nu
     cosines = [near.cosine for near in feature.neighbours]
+    assert all(cosine >= LEAST_COSINE for cosine in cosines)
     assert cosines == sorted(cosines, reverse=True) and all(near.component != 3 for near in feature.neighbours)
 
 
@@ -175,10 +180,18 @@ def test_two_models_that_say_the_same_have_no_kl_to_attribute(prepared: Prepared
     assert board.no_kl is not None and board.findings[0].kl is None and board.findings[0].feature is not None
 
 
-def test_a_tied_crosscoder_has_its_triples(prepared: Prepared, ground: Ground) -> None:
+def test_directions_that_have_nothing_in_common_are_no_neighbours(prepared: Prepared, ground: Ground) -> None:
+    board = picture(prepared.bench, ground, named(principal_directions(prepared.method_rows(), 4)[0], (0, 1)))
+    assert all(finding.feature is not None and not finding.feature.neighbours for finding in board.findings)
+
+
+def tied(prepared: Prepared, *silent: int) -> Diff:
+    """Four triples; some latents never fire."""
     from diffbench.latents import with_latents
 
     n = 12
+    bias = torch.zeros(n)
+    bias[list(silent)] = -1e9
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(n // 3, WIDTH, generator=generator).repeat_interleave(3, dim=0)
     base, tuned = rows.clone(), rows.clone() * 1.1
@@ -186,7 +199,7 @@ def test_a_tied_crosscoder_has_its_triples(prepared: Prepared, ground: Ground) -
     diff = replace(
         dictionary_diff("both", "relu"),
         encoder=torch.randn(n, 2 * WIDTH, generator=generator) / WIDTH,
-        encoder_bias=torch.zeros(n),
+        encoder_bias=bias,
         decoder=None,
         bias=None,
         decoder_base=base,
@@ -197,17 +210,32 @@ def test_a_tied_crosscoder_has_its_triples(prepared: Prepared, ground: Ground) -
         order=torch.arange(n),
         columns={},
     )
-    diff = with_latents(diff, prepared.method_rows(), "frequency")
-    tied = picture(prepared.bench, ground, named(diff, (0,))).tied
-    assert tied is not None and tied.n_triples == n // 3 and tied.triples
-    for triple in tied.triples:
+    return named(with_latents(diff, prepared.method_rows(), "frequency"), (0,))
+
+
+def test_a_triple_whose_shared_latent_never_fires_comes_first(prepared: Prepared, ground: Ground) -> None:
+    shown = picture(prepared.bench, ground, tied(prepared, 3, 4, 9, 10, 11)).tied  # triple 1 tuned only, 3 nothing
+    assert shown is not None and [triple.triple for triple in shown.triples] == [0, 1, 2]
+    alone = shown.triples[1]
+    assert alone.beyond and alone.shared == alone.base == 0 and alone.tuned > 0
+    assert alone.base_to_shared is None and alone.tuned_to_shared is None
+    assert not shown.triples[0].beyond and not shown.triples[2].beyond
+    assert (shown.examples[0].triple, shown.examples[0].chosen) == (1, "tuned") and shown.examples[0].tuned
+    assert not shown.examples[0].base
+
+
+def test_a_tied_crosscoder_has_its_triples(prepared: Prepared, ground: Ground) -> None:
+    shown = picture(prepared.bench, ground, tied(prepared)).tied
+    assert shown is not None and shown.n_triples == len(shown.triples) == 4
+    assert not any(triple.beyond for triple in shown.triples)
+    for triple in shown.triples:
         if triple.base_to_shared is not None:
             assert triple.base_to_shared == pytest.approx(triple.base / triple.shared, rel=2e-2)
         if triple.tuned_to_shared is not None:
             assert triple.tuned_to_shared == pytest.approx(triple.tuned / triple.shared, rel=2e-2)
-    highest = max(tied.triples, key=lambda triple: triple.tuned_to_shared or 0)
-    assert tied.examples[0].triple == highest.triple and tied.examples[0].chosen == "tuned"
-    assert tied.base_text == tied.tuned_text and "no conversations" in tied.base_text
+    highest = max(shown.triples, key=lambda triple: triple.tuned_to_shared or 0)
+    assert shown.examples[0].triple == highest.triple and shown.examples[0].chosen == "tuned"
+    assert shown.base_text == shown.tuned_text and "no conversations" in shown.base_text
     assert picture(prepared.bench, ground, named(dictionary_diff("delta"), (0,))).tied is None
 
 

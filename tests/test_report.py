@@ -137,6 +137,15 @@ def test_one_seed_is_said_to_be_one_seed_and_less_than_pca_to_be_less(tmp_path: 
     assert "With one seed of each method nobody knows" in told
 
 
+def test_pca_is_not_said_to_recover_more_than_pca(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "a", [record("pca", cell={"baseline": True}, scored=scores(0.0)), record("sae", scored=scores(-0.3))]
+    )
+    told = overall(read_report(tmp_path / "a"))
+    assert told.startswith("On halfswap no method recovers more than PCA of the differences at the same number of comp")
+    assert "Next is sae with -.30" in told and "recovers most" not in told
+
+
 def test_three_seeds_are_tested(tmp_path: Path) -> None:
     seeds = range(4)
     apart = [record("one", n, scored=scores(0.5 + n / 100)) for n in seeds]

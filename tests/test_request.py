@@ -149,14 +149,21 @@ REFUSED: dict[str, dict[str, Any]] = {
     "own pair: remap": {"base": "a", "tuned": "b", "remap": ["x"]},
     "seeds.0: .*greater than or equal to 0": {"organism": "halfswap", "seeds": -1},
     "seeds.1: .*less than or equal to": {"organism": "halfswap", "seeds": [0, 2**63]},
-    "seeds: .*at least 1": {"organism": "halfswap", "seeds": []},
+    "seeds: none is named": {"organism": "halfswap", "seeds": []},
     "seeds.0: .*valid integer": {"organism": "halfswap", "seeds": "x"},
     "layer: .*greater than or equal to 0": {"organism": "halfswap", "layer": -1},
     "references.0: ": {"organism": "halfswap", "references": "nothing"},
     "harvest_dtype: ": {"organism": "halfswap", "harvest_dtype": "float16"},
     "options.pca: ": {"organism": "halfswap", "options": {"pca": 3}},
-    "is a path; a run lies in": {"organism": "halfswap", "name": "../up"},
-    "is no name for a run": {"organism": "halfswap", "name": "-x"},
+    "'../up' is a path; a run lies in": {"organism": "halfswap", "name": "../up"},
+    "'..' is a path; a run lies in": {"organism": "halfswap", "name": ".."},
+    "'.' is a path; a run lies in": {"organism": "halfswap", "name": "."},
+    "'-x' is no name for a run": {"organism": "halfswap", "name": "-x"},
+    "'' is no name for a run": {"organism": "halfswap", "name": ""},
+    "' ' is no name for a run": {"organism": "halfswap", "name": " "},
+    r"'x\\n' is no name for a run": {"organism": "halfswap", "name": "x\n"},
+    r"'\\x1b\[0m' is no name for a run": {"organism": "halfswap", "name": "\x1b[0m"},
+    "methods: none is named": {"organism": "halfswap", "method": []},
 }
 
 
@@ -178,5 +185,7 @@ def test_a_request_says_what_was_passed_and_where_it_lies() -> None:
     made = Request.of(asked, ["organisms", "judge"], argv=["x"], runs_dir=Path("there"))
     assert made.passed == {"organisms": ["halfswap", "./my own.yaml"], "judge": "offline"}
     assert made.folder == Path("there/halfswap-my-own") and made.config.tier == "smoke"
+    typed = Request.of(asked, [], argv=["/x/diffbench/__main__.py", "run", "--organism", "halfswap"])
+    assert typed.argv == ("diffbench", "run", "--organism", "halfswap"), "as it can be typed"
     with pytest.raises(OptionError, match="teir"):
         Request.of({"teir": "smoke"}, [], argv=[])
