@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from diffbench import projection
 from diffbench.campaign import RunConfig, RunOutcome, execute, foresee
 from diffbench.cli.terminal import log_on_stderr, progress
 from diffbench.duration import told
@@ -23,7 +24,7 @@ from diffbench.errors import OptionError
 from diffbench.line import one_line
 from diffbench.own_pair import OwnPair
 from diffbench.plugins import load_plugins
-from diffbench.projection import LEAST_TOLD, Projection
+from diffbench.projection import Projection
 from diffbench.recipe import first_problem
 from diffbench.result import RunResult
 
@@ -101,7 +102,7 @@ class Request:
     def closing(self, outcome: RunOutcome, seconds: float) -> list[str]:
         """What people are told when it is over, a line each."""
         lines = []
-        if outcome.time is not None and outcome.time.total >= LEAST_TOLD:
+        if outcome.time is not None and outcome.time.total >= projection.LEAST_TOLD:
             lines.append(f"projected: {told(outcome.time.total)}; measured: {told(outcome.time.measured or 0.0)}")
         lines.append(
             f"{len(outcome.records)} cells ({outcome.reused} reused, {len(outcome.failed)} failed) in {seconds:.0f} s; "
