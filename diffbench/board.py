@@ -9,15 +9,24 @@ from typing import Any
 
 import pandas as pd
 
-from diffbench.columns import TRUST, filled, instant, rows
+from diffbench.columns import TRUST, earlier, filled, instant, rows
+from diffbench.edition import trusted
 from diffbench.line import one_line
 from diffbench.record import Budget, PairFacts, Record
 from diffbench.run_folder import Run
 from diffbench.summary import SECTION, Row, plain_rows, summary_frame, summary_rows
-from diffbench.verification import Mark, mark_of, marks
+from diffbench.verification import Mark, Trust, trust_in
 
-Copy = tuple[Record, str, Mark, Path]
-"""A record, the run it is from, how far it is to be trusted, and the run's folder."""
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A record, the name and the folder of the run it is from, and how far it is to be trusted."""
+
+    record: Record
+    run: str
+    home: Path
+    mark: Mark
+    since: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,41 +80,48 @@ class Board:
 def collect(runs: Sequence[Run]) -> Board:
     """Put runs together, whatever their order.
 
-    A key that several runs hold counts once: one's own before a submission's, and then the newest by `started`.
+    A key that several runs hold of one cell counts once: one's own before a submission's, and then the newest by
+    `started`; of submissions a verified row, and then the one that was looked at first.
     """
     different = {run.path.resolve(): run for run in runs}.values()
     ordered = sorted(different, key=lambda run: (_run_row(run)["run"], instant(_started(run)), str(_run_row(run))))
-    held: dict[str, list[Copy]] = {}
+    trust = {run.path: trust_in(run) for run in ordered}
+    held: dict[tuple[Any, ...], list[Copy]] = {}
     for run in ordered:
-        known = marks(run.path)
+        known = trust[run.path]
         for record in run.records:
-            copy = record, one_line(run.file.name), mark_of(record.key, known), run.path
-            held.setdefault(record.key, []).append(copy)
+            copy = Copy(record, one_line(run.file.name), run.path, known.mark(record), known.since)
+            held.setdefault(_same(record), []).append(copy)
     for copies in held.values():
         if len(copies) > 1:
             copies.sort(key=_age)
-    kept = sorted((copies[-1] for copies in held.values()), key=lambda copy: _order(copy[0]))
-    records = tuple(record for record, *_ in kept)
+    kept = sorted((copies[-1] for copies in held.values()), key=lambda copy: _order(copy.record))
+    records = tuple(copy.record for copy in kept)
     frame = rows(records)
-    frame["run"] = filled([run for _, run, _, _ in kept], dtype="string")
-    frame["verified"] = filled([mark for _, _, mark, _ in kept], dtype="string")
+    for name in ("run", "verified", "since"):
+        values = [getattr(copy, "mark" if name == "verified" else name) for copy in kept]
+        frame[name] = filled([None if value is None else one_line(value) for value in values], dtype="string")
     data = tuple(plain_rows(frame))
     found = summary_rows(data)
     return Board(
         rows=frame,
         data=data,
         records=records,
-        homes=tuple(home for *_, home in kept),
+        homes=tuple(copy.home for copy in kept),
         summary=summary_frame(found),
         sections=_sections(records, data, found),
-        runs=tuple(_run_row(run) for run in ordered),
+        runs=tuple(_run_row(run, trust[run.path]) for run in ordered),
         duplicates=tuple(
-            {"key": one_line(key), "kept": _copy(copies[-1]), "left_out": [_copy(copy) for copy in copies[:-1]]}
+            {"key": one_line(key[0]), "kept": _copy(copies[-1]), "left_out": [_copy(copy) for copy in copies[:-1]]}
             for key, copies in sorted(held.items())
             if len(copies) > 1
         ),
         damaged=_listed((run, path.as_posix(), message) for run in ordered for path, message in run.damaged),
-        unfinished=_listed((run, path.as_posix(), None) for run in ordered for path in run.unfinished),
+        unfinished=_listed(
+            (run, path, None)
+            for run in ordered
+            for path in (*map(Path.as_posix, run.unfinished), *trust[run.path].unfinished)
+        ),
     )
 
 
@@ -116,8 +132,9 @@ def _sections(records: Sequence[Record], data: Sequence[Row], table: Sequence[Ro
     first: dict[tuple[Any, ...], Record] = {}
     failures: dict[tuple[Any, ...], list[Row]] = {}
     tables: dict[tuple[Any, ...], list[Row]] = {}
-    for record, row in zip(records, data, strict=True):
-        first.setdefault(key(row), record)
+    for record, row in sorted(zip(records, data, strict=True), key=lambda pair: not trusted(pair[1])):
+        first.setdefault(key(row), record)  # what a stranger says of the pair is shown where nobody else does
+    for row in data:
         if row["status"] != "ok":
             failures.setdefault(key(row), []).append(row)
     for row in table:
@@ -146,9 +163,10 @@ def _listed(entries: Any) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: tuple(row.values())))
 
 
-def _run_row(run: Run) -> Row:
+def _run_row(run: Run, trust: Trust | None = None) -> Row:
     provenance = {name: one_line(value) for name, value in run.file.provenance.model_dump().items()}
-    counts = {"records": len(run.records), "damaged": len(run.damaged), "unfinished": len(run.unfinished)}
+    unfinished = len(run.unfinished) + (len(trust.unfinished) if trust else 0)
+    counts = {"records": len(run.records), "damaged": len(run.damaged), "unfinished": unfinished}
     return {"run": one_line(run.file.name), **provenance, **counts}
 
 
@@ -157,14 +175,25 @@ def _started(run: Run) -> str:
 
 
 def _copy(copy: Copy) -> Row:
-    record, run, *_ = copy
-    return {"run": run, "started": one_line(record.timings.started), "status": record.status}
+    return {"run": copy.run, "started": one_line(copy.record.timings.started), "status": copy.record.status}
 
 
 def _age(copy: Copy) -> tuple[Any, ...]:
-    """Least trusted and oldest first; equally old ones are told apart by what they say: input order decides nothing."""
-    record, run, mark, _ = copy
-    return TRUST.index(mark), instant(record.timings.started), run, str(plain_rows(rows([record])))
+    """Least trusted first, one's own newest and others' oldest last.
+
+    Equally old ones are told apart by what they say: input order decides nothing.
+    """
+    if copy.mark == TRUST[-1]:
+        age = instant(copy.record.timings.started), copy.run
+    else:
+        age = earlier(copy.since, copy.run)
+    return TRUST.index(copy.mark), *age, str(plain_rows(rows([copy.record])))
+
+
+def _same(record: Record) -> tuple[Any, ...]:
+    """What copies of one record share: a stranger may give any cell any key."""
+    cell = record.cell
+    return record.key, *_order(record), cell.judge, cell.method_version, cell.method_package
 
 
 def _order(record: Record) -> tuple[Any, ...]:

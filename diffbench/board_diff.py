@@ -26,7 +26,8 @@ FACTS = ("status", "verdict", "verified")
 """What is no figure, and is compared all the same."""
 _ROW = ("organism", "organism_version", "reference", "tier", "judge", "layer_rule", "row", "variant", "seed")
 _TABLE = ("metric", "scope", "reference", "tier", "judge")
-_SHOWN = ("organism", "reference", "tier", "judge", "row", "seed")
+_SHOWN = ("organism", "organism_version", "reference", "tier", "judge", "row", "variant", "seed")
+_COUNTED = ("organism_version", "seed")
 
 
 class Move(Schema):
@@ -41,10 +42,12 @@ class RowChange(Schema):
     """A row of a leaderboard's data."""
 
     organism: str | None
+    organism_version: int | None = Field(description="version of its recipe")
     reference: str | None
     tier: str | None
     judge: str | None
     row: str | None
+    variant: str | None = Field(description="digest of row, version and resolved options")
     seed: int | None
     moves: tuple[Move, ...] = Field((), description="what differs; of rows that came or went nothing")
 
@@ -193,9 +196,9 @@ def _text(value: Any) -> str | None:
 
 
 def _change(row: Mapping[str, Any], moves: tuple[Move, ...] = ()) -> RowChange:
-    seed = row.get("seed")
-    shown = {name: _text(row.get(name)) for name in _SHOWN if name != "seed"}
-    return RowChange.model_validate({**shown, "seed": seed if type(seed) is int else None, "moves": moves})
+    shown = {name: _text(row.get(name)) for name in _SHOWN if name not in _COUNTED}
+    counted = {name: value if type(value := row.get(name)) is int else None for name in _COUNTED}
+    return RowChange.model_validate({**shown, **counted, "moves": moves})
 
 
 def _sorted(rows: Iterator[RowChange] | Sequence[RowChange]) -> tuple[RowChange, ...]:

@@ -29,7 +29,7 @@ def page(board: Board, statistics: Sequence[str] = ()) -> str:
         statistics: parts of the document that speak of several organisms, before the tables of each.
     """
     parts = ["# Leaderboard\n", escape_markdown(counts(board)) + f" {ORIGIN}\n", *statistics]
-    gone = superseded(section.key for section in board.sections)
+    gone = superseded(board.data)
     for section, others in by_organism(board.sections):
         parts += [
             f"## {escape_markdown(heading(section))}\n",
@@ -52,7 +52,7 @@ def page(board: Board, statistics: Sequence[str] = ()) -> str:
         parts.append(_bullets("## Unfinished cells", [problem(row) for row in board.unfinished]))
     if board.duplicates:
         cells = f"{_several(len(board.duplicates), 'cell')} {'is' if len(board.duplicates) == 1 else 'are'}"
-        parts.append(f"{cells} in several runs; the newest copy counts (see the JSON).\n")
+        parts.append(f"{cells} in several runs; which copy counts is in the JSON.\n")
     return "\n".join([*parts, legend()])
 
 

@@ -146,7 +146,7 @@ def text(tables: Sequence[ChangeDetection], width: int = FULL_WIDTH) -> str:
 
 def page(tables: Sequence[ChangeDetection]) -> str:
     """Change detection as a part of a Markdown document. All text of records is escaped."""
-    parts = ["## Change detection\n"]
+    parts = ["## Change detection\n", "Rows of submissions that were not scored again (unverified) take no part.\n"]
     for table in tables:
         cells = [[column.cell(row) for column in LAYOUT] for row in table.rows]
         parts += [

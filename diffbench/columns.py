@@ -214,6 +214,10 @@ def dictionary() -> dict[str, dict[str, Any]]:
     known["run"] = {"description": "the run the record was taken from", "unit": "", "higher_is_better": None}
     text = "own, or of a submission: verified (scored again from its Diff) or unverified"
     known["verified"] = {"description": text, "unit": "", "higher_is_better": None}
+    text = "of a submission: when whoever verified it first looked at it; UTC"
+    known["since"] = {"description": text, "unit": "", "higher_is_better": None}
+    for name in ("method_seconds", "score_seconds", "harvest_seconds", "peak_memory_mb", "usage", "sandbox"):
+        known[name] = {**known[name], "description": f"{known[name]['description']}; of a submission: as it claims"}
     return known
 
 
@@ -227,12 +231,24 @@ def instant(started: str) -> tuple[float, str]:
 
 
 def precedence(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A sort key for rows of one cell, of which the last counts: one's own after others', verified ones, newer ones.
+    """A sort key for rows of one cell, of which the last counts.
 
-    So that no submission takes the place of a row that is there.
+    One's own after others', and of these the newest; of submissions verified rows, and then those of the one that was
+    looked at first: nothing that a submission says of itself takes the place of a row that is there.
     """
     trust = row.get("verified")
-    return TRUST.index(trust) if trust in TRUST else len(TRUST), instant(row["started"]), row["key"]
+    if trust in TRUST[:-1]:
+        return TRUST.index(trust), *earlier(row.get("since"), str(row.get("run"))), row["key"]
+    return len(TRUST), instant(row["started"]), "", row["key"]
+
+
+def earlier(since: str | None, name: str) -> tuple[tuple[float, str], str]:
+    """A sort key for submissions, of which the one that was looked at first comes last; equal ones by name.
+
+    One of which nobody knows when comes before all others.
+    """
+    moment = -instant(since)[0] if since is not None else -math.inf
+    return (-math.inf if moment == math.inf else moment, ""), name
 
 
 def filled(values: list[Any], dtype: Any) -> Any:

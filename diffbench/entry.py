@@ -10,7 +10,7 @@ from diffbench.board import Board
 from diffbench.columns import BY_HAND, COLUMNS
 from diffbench.edition import edition_of, kind_of, superseded
 from diffbench.record import Record
-from diffbench.summary import OWN_TRACK, SECTION, Row
+from diffbench.summary import OWN_TRACK, Row, group_of
 
 READERS = {column.name: column.get for column in COLUMNS if column.kind == "figure"}
 UNKNOWN = "unknown"
@@ -90,16 +90,12 @@ PAIRED = frozenset(name for name in READERS if name.startswith(("kl", "coverage"
 
 def entries(board: Board) -> tuple[Entry, ...]:
     """All entries of a board, in reading order."""
-
-    def key(row: Row) -> tuple[Any, ...]:
-        return (*(row[name] for name in SECTION), row["row"], row["variant"])
-
     held: dict[tuple[Any, ...], list[Cell]] = {}
     for row, record, home in zip(board.data, board.records, board.homes, strict=True):
-        held.setdefault(key(row), []).append(Cell(row, record, home))
+        held.setdefault(group_of(row), []).append(Cell(row, record, home))
     gone = superseded(board.data)
     return tuple(
-        Entry(row, tuple(held[key(row)]), gone.get(edition_of(row)))
+        Entry(row, tuple(held[group_of(row)]), gone.get(edition_of(row)))
         for section in board.sections
         for row in section.summary
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -20,8 +21,10 @@ from diffbench.line import one_line
 from diffbench.question import Evidence, Excerpt, Marked
 
 __all__ = ["EVIDENCE", "read_evidence", "write_evidence"]
-EVIDENCE_BYTES, EVIDENCE_ROWS = 1 << 28, 100_000
+EVIDENCE_BYTES, EVIDENCE_ROWS, EVIDENCE_VALUES = 1 << 28, 100_000, 1 << 24
 """Of the file, and of what it unfolds to; a run's own files have some thousands of rows."""
+BATCH_ROWS = 64
+"""Rows that are unfolded before what they take is looked at."""
 _WORDS, _NUMBERS, _PLACES = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.int32())
 SHOWN = "»"
 """Stands before the token that a row is about, in the column for people."""
@@ -72,8 +75,9 @@ def read_evidence(path: Path) -> tuple[FindingEvidence, ...]:
         if path.stat().st_size > EVIDENCE_BYTES:
             raise RecordError(f"{path}: larger than {EVIDENCE_BYTES} bytes")
         with pq.ParquetFile(path, memory_map=False) as file:
-            _check_size(path, file.metadata)
-            rows = file.read(columns=[name for name, _, _ in COLUMNS]).to_pylist()
+            texts = _texts(path, file)
+        with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
+            rows = _read_rows(path, file)
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"{path}: no readable table of evidence ({one_line(error, 200)})") from None
     grouped: dict[Any, list[Mapping[str, Any]]] = {}
@@ -85,11 +89,63 @@ def read_evidence(path: Path) -> tuple[FindingEvidence, ...]:
         raise RecordError(f"{path}: no table of evidence ({one_line(error, 200)})") from None
 
 
-def _check_size(path: Path, told: Any) -> None:
-    """Raise `RecordError` for a file that would unfold to more than is ever written."""
-    size = sum(told.row_group(n).total_byte_size for n in range(told.num_row_groups))
-    if told.num_rows > EVIDENCE_ROWS or size > EVIDENCE_BYTES:
-        raise RecordError(f"{path}: {told.num_rows} rows of {size} bytes; {EVIDENCE_ROWS} of {EVIDENCE_BYTES} are read")
+def _texts(path: Path, file: pq.ParquetFile) -> list[str]:
+    """Paths of the columns that hold words, for a table that is what it should be and not too large.
+
+    Raises:
+        RecordError: if it is another table, or would unfold to more than is ever written.
+    """
+    told, schema = file.metadata, file.schema_arrow
+    for name, kind, _ in COLUMNS:
+        at = schema.get_field_index(name)
+        if at < 0 or not _alike(schema.field(at).type, kind):
+            what = "is not there" if at < 0 else "is of another type"
+            raise RecordError(f"{path}: no table of evidence (column {name} {what})")
+    groups = [told.row_group(n) for n in range(told.num_row_groups)]
+    values = sum(group.column(n).num_values for group in groups for n in range(group.num_columns))
+    size = sum(group.total_byte_size for group in groups)
+    for n, most, what in (
+        (told.num_rows, EVIDENCE_ROWS, "rows"),
+        (values, EVIDENCE_VALUES, "values"),
+        (size, EVIDENCE_BYTES, "bytes"),
+    ):
+        if n > most:
+            raise RecordError(f"{path}: {n} {what} of evidence; at most {most} are read")
+    columns = [told.schema.column(n) for n in range(told.num_columns)]
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+
+
+def _alike(found: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether a type is as it is written; a list's inner name may be any."""
+    lists = pa.types.is_list(found) and pa.types.is_list(kind)
+    return bool(found.value_type == kind.value_type if lists else found == kind)
+
+
+def _read_rows(path: Path, file: pq.ParquetFile) -> list[dict[str, Any]]:
+    """The rows, some at a time; words are kept once each until it is known what they unfold to.
+
+    Raises:
+        RecordError: once they are more than `EVIDENCE_BYTES`.
+    """
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for group in range(file.num_row_groups):
+        columns = [name for name, _, _ in COLUMNS]
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns):
+            size += sum(map(_unfolded, batch.columns))
+            if size > EVIDENCE_BYTES:
+                raise RecordError(f"{path}: unfolds to more than {EVIDENCE_BYTES} bytes of evidence")
+            rows += batch.to_pylist()
+    return rows
+
+
+def _unfolded(column: pa.Array) -> int:
+    """Bytes that a column's values take when each is there as often as it is told."""
+    values = column.flatten() if pa.types.is_list(column.type) else column
+    if not pa.types.is_dictionary(values.type):
+        return int(values.nbytes)
+    lengths = pc.cast(pc.binary_length(values.dictionary), pa.int64())
+    return 4 * len(values) + (pc.sum(lengths.take(values.indices)).as_py() or 0)
 
 
 def _rows(finding: FindingEvidence) -> Iterator[dict[str, Any]]:

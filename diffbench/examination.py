@@ -10,20 +10,21 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from diffbench.asking import asked_of
+from diffbench.asking import asked_of, missing_cells
 from diffbench.ending import JUDGED, PACKAGES, utc_now
 from diffbench.inspection import Inspected, inspect
 from diffbench.line import one_line
 from diffbench.record import Record
 from diffbench.recount import Notify, Recounted, recount
 from diffbench.replay import replay_cell
-from diffbench.run_folder import CELLS
+from diffbench.run_folder import CELLS, RECORD_FILE
 from diffbench.verification import State, Tolerance, Verification, VerifiedRow
 
 CACHE = "DIFFBENCH_CACHE"
 SHOWN = 3
 NOT_CHOSEN = "its hash did not choose it: it carries no Diff"
 UNJUDGED = "its judge is not asked again here, and its figures do not follow from verdicts that are carried"
+REPLAYED = "scores verified; its judge was replayed, not asked"
 GIVEN = "a pair of somebody's own, which cannot be made here"
 
 
@@ -60,16 +61,19 @@ def examine(
         counted = recount(inspected, work / "recount", allowed, notify, organisms=organisms, jobs=jobs)
     rows = tuple(_row(inspected, folder, record, counted) for folder, record in inspected.records.items())
     shutil.rmtree(work / "archive")
+    now = utc_now()
     return Verification(
         submission=inspected.manifest.name,
         archive=inspected.archive,
         diffbench=version("diffbench"),
-        checked=utc_now(),
+        checked=now,
+        since=now,
         platform=f"{platform.system()} {platform.machine()} python {platform.python_version()}",
         versions={name: version(name) for name in PACKAGES},
         tolerance=allowed,
         accepted=not inspected.problems and not any(row.state == "refused" for row in rows),
         problems=inspected.problems,
+        unfinished=tuple(missing_cells(inspected.file.config, list(inspected.records.values()))),
         rows=rows,
     )
 
@@ -90,18 +94,20 @@ def untouched_cache(folder: Path | None) -> Iterator[None]:
 
 
 def _row(inspected: Inspected, folder: str, record: Record, counted: Mapping[str, Recounted]) -> VerifiedRow:
+    digests = {member.name: member.sha256 for member in inspected.manifest.members}
     judging, why_not = _judging(inspected, folder, record)
     found = counted.get(record.key)
     state, reason = _state(inspected, record, found)
     if why_not is not None and state != "refused":
         state, reason = "refused", why_not
-    elif state == "verified" and found is not None and not found.judged and judging != "follows":
-        state, reason = "unverified", UNJUDGED
+    elif state == "verified" and found is not None and not found.judged:
+        state, reason = ("verified", REPLAYED) if judging == "follows" else ("unverified", UNJUDGED)
     return VerifiedRow.model_validate(
         asked_of(record).model_dump()
         | {
             "key": record.key,
             "state": state,
+            "digest": digests[f"{CELLS}/{folder}/{RECORD_FILE}"],
             "reason": None if reason is None else one_line(reason),
             "judging": judging,
         }

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from diffbench.archive import Unpacked, read_archive
-from diffbench.asking import asked_of, missing_cells
+from diffbench.asking import asked_of, missing_cells, unasked_cells
 from diffbench.canonical import file_digest
 from diffbench.catalogue import find_organism
 from diffbench.dashboard import DASHBOARD
@@ -225,6 +225,10 @@ def _of_cells(manifest: Submission, file: RunFile, records: Mapping[str, Record]
         yield f"{RUN_FILE} is named {file.name!r}, and the manifest {manifest.name!r}"
     if manifest.commitment != committed([(record.key, record_digest(record)) for record in found]):
         yield "its commitment is not the hash of its records"
+    unasked = unasked_cells(file.config, found)
+    if unasked:
+        told = f"{RUN_FILE} does not ask for {len(unasked)} of its cells, {unasked[0].name} first"
+        yield f"{told}: nothing tells what else is missing"
     missing, listed = missing_cells(file.config, found), set(manifest.unfinished)
     for cell in missing:
         if cell not in listed:
@@ -256,12 +260,17 @@ def _of_record(
         if f"{prefix}/{part}" in members and file_digest(folder / CELLS / name / part) != digest:
             yield f"{part}: wrong hash: it is not the file that its record names"
     yield from _of_organism(record)
-    method = load_plugins().methods.get(record.cell.method)
-    if method is not None and (provenance(method), method.version) == (
-        record.cell.method_package,
-        record.cell.method_version,
-    ):
-        cell = record.cell
+    yield from _of_method(record)
+
+
+def _of_method(record: Record) -> Iterator[str]:
+    """What is wrong with what a record says of its method; a control, which is pinned, has to be known here."""
+    cell, method = record.cell, load_plugins().methods.get(record.cell.method)
+    known = method is not None and (provenance(method), method.version) == (cell.method_package, cell.method_version)
+    if method is None or not known:
+        if cell.control:
+            yield f"control: {cell.method} version {cell.method_version} of {cell.method_package} is no control here"
+    else:
         for what, said, here in (
             ("control", cell.control, method.control),
             ("baseline", cell.baseline, method.baseline),

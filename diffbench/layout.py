@@ -112,7 +112,8 @@ LAYOUT: tuple[Column[Row], ...] = (
     Column(
         "s",
         lambda row: number(row["method_seconds"]) if not _absent(row["method_seconds"]) else "n/a",
-        "seconds of the method process, without the harvest that every method is charged; lower is better",
+        "seconds of the method process, without the harvest that every method is charged; lower is better; n/a of a "
+        "submission, whose cost was not measured here",
     ),
     Column(
         "notes",

@@ -85,7 +85,7 @@ def _row_fields() -> dict[str, Any]:
             fields[f"{column.name}_state"] = STATE, _described(told, f"{column.name}_state")
         else:
             fields[column.name] = TYPES[column.kind] | None, _described(told, column.name)
-    for name in ("run", "verified"):
+    for name in ("run", "verified", "since"):
         fields[name] = str | None, _described(told, name)
     return fields
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from diffbench.atomic import new_folder, write_text
 from diffbench.canonical import file_digest
-from diffbench.errors import SubmissionError
+from diffbench.errors import RecordError, SubmissionError
 from diffbench.inspection import Inspected, inspect
 from diffbench.run_folder import CELLS, RECORD_FILE, RUN_FILE, refusal
 from diffbench.submission import MANIFEST
-from diffbench.verification import VERIFICATION, Verification, read_verification
+from diffbench.verification import SUBMISSION, VERIFICATION, Verification, read_verification
 
-RECORDS, SUBMISSION = "records", "submission.json"
+RECORDS = "records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ def beside(archive: Path) -> Path:
 
 def merge(archive: Path, into: Path, verification: Path | None = None) -> Merged:
     """Add a verified submission to a leaderboard; repeating it changes nothing.
+
+    The verification file is believed: it has to be one's own, never one that came with the archive.
 
     Args:
         archive: the submission.
@@ -70,7 +72,9 @@ def merge(archive: Path, into: Path, verification: Path | None = None) -> Merged
 def _check_rows(inspected: Inspected, found: Verification) -> None:
     """Raise `SubmissionError` unless the verification speaks of this submission's cells."""
     keys = {record.key for record in inspected.records.values()}
-    if found.submission != inspected.manifest.name or {row.key for row in found.rows} != keys:
+    digests = {member.sha256 for member in inspected.manifest.members if member.name.endswith(f"/{RECORD_FILE}")}
+    told = {row.key for row in found.rows}, {row.digest for row in found.rows}
+    if found.submission != inspected.manifest.name or told != (keys, digests):
         raise SubmissionError(f"{found.submission}: its verification is of other cells; verify it again")
     if inspected.problems or inspected.refused:
         why = next(iter(inspected.problems), None) or next(iter(inspected.refused.values()))
@@ -83,8 +87,9 @@ def _placed(inspected: Inspected, into: Path, found: Verification) -> Merged:
         if (problem := refusal(path, stat.S_ISDIR)) is not None:
             raise SubmissionError(f"{path}: {problem}; nothing is merged there")
     wanted = {name: (inspected.folder / source).read_bytes() for name, source in _files(inspected).items()}
-    wanted[VERIFICATION] = (found.model_dump_json(indent=1) + "\n").encode()
     new = not folder.exists()
+    found = found.model_copy(update={"since": _since(folder, found)})
+    wanted[VERIFICATION] = (found.model_dump_json(indent=1) + "\n").encode()
     if new:
         _check_case(folder)
         with new_folder(folder) as draft:
@@ -98,6 +103,14 @@ def _placed(inspected: Inspected, into: Path, found: Verification) -> Merged:
     if VERIFICATION not in held or not _is(held[VERIFICATION], text):  # the same records, looked at once more
         write_text(folder / VERIFICATION, text.decode())
     return Merged(folder, new, found)
+
+
+def _since(folder: Path, found: Verification) -> str:
+    """When a submission was first looked at, however often it is verified again."""
+    try:
+        return read_verification(folder / VERIFICATION).first
+    except RecordError:
+        return found.first
 
 
 def _check_case(folder: Path) -> None:

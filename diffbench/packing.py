@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffbench import cache
 from diffbench.archive import write_archive
-from diffbench.asking import asked_of, missing_cells
+from diffbench.asking import asked_of, missing_cells, unasked_cells
 from diffbench.build import MODEL
 from diffbench.canonical import file_digest
 from diffbench.catalogue import find_organism
@@ -29,6 +29,7 @@ from diffbench.stored_cell import StoredCell, kept_diff, stored_cells
 from diffbench.submission import (
     BESIDE,
     BESIDE_BYTES,
+    CHALLENGE_LENGTH,
     MANIFEST,
     MODELS,
     Member,
@@ -97,6 +98,14 @@ def pack(
         raise SubmissionError(f"--name {title!r} is no name; letters, digits, '.', '_' and '-' will do")
     records = records_of(run)
     file = published(run, title)
+    if challenge is not None and not 0 < len(challenge) <= CHALLENGE_LENGTH:
+        raise SubmissionError(f"--challenge: from 1 to {CHALLENGE_LENGTH} characters, got {len(challenge)}")
+    if unasked := unasked_cells(file.config, records):
+        raise SubmissionError(
+            f"{run.path}: its {RUN_FILE}, which tells of the last command alone, does not ask for {len(unasked)} of "
+            f"its cells, {one_line(unasked[0].name, 200)} first; repeat `diffbench run` under the same "
+            "--name with all that is there (finished cells stay), then submit"
+        )
     picked = chosen(records, challenge)
     files: dict[str, Source] = {RUN_FILE: _document(file)}
     left_out: list[str] = []

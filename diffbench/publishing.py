@@ -13,23 +13,26 @@ from pathlib import Path
 
 from diffbench.atomic import write_text
 from diffbench.errors import RecordError, SubmissionError
-from diffbench.merging import RECORDS, SUBMISSION
+from diffbench.merging import RECORDS
 from diffbench.packing import published, records_of
 from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name, folders_in, read_run, refusal, write_run_file
+from diffbench.verification import SUBMISSION
 
 
-def publish(run_folder: Path, into: Path, name: str) -> tuple[Path, int]:
+def publish(run_folder: Path, into: Path, name: str, *, prune: bool = False) -> tuple[Path, int]:
     """Put a run's records into a leaderboard, as they are published: without paths, addresses and secrets.
 
-    Repeating it adds what has come, and takes away what the run holds no more.
+    Repeating it adds what has come. Records that the run does not hold stay: it may be a fresh one, whose cells are
+    still to come.
 
     Args:
         run_folder: one's own run.
         into: the leaderboard's folder.
         name: of the folder there.
+        prune: take away the records that the run does not hold.
 
     Returns:
-        The folder, and how many records it holds.
+        The folder, and how many records of the run it holds.
 
     Raises:
         RecordError: if this is no run folder.
@@ -55,6 +58,6 @@ def publish(run_folder: Path, into: Path, name: str) -> tuple[Path, int]:
     for path, problem in list(folders_in(folder / CELLS)):
         if problem is not None:
             raise RecordError(f"{path}: {problem}")
-        if path.name not in kept:
+        if prune and path.name not in kept:
             shutil.rmtree(path)
     return folder, len(kept)

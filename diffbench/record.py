@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -135,18 +135,26 @@ class Hashes(Schema):
     score_code: str
 
 
+SHORT, MANY = 500, 200
+"""Characters of a text, and entries, that a record may have where a machine is described."""
+Short = Annotated[str, Field(max_length=SHORT)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Timings(Schema):
     """Cost; the only part of a record that may differ between two runs of the same cell."""
 
-    started: str = Field(description="UTC, ISO 8601")
-    method_seconds: float
-    score_seconds: float
-    peak_memory_mb: float
-    harvest_seconds: float = Field(description="what the shared harvest cost; charged to every method")
-    sandbox: str = Field(description="how the method process was confined, or 'none'")
-    usage: dict[str, int] = Field(description="tokens, calls and FLOPs through the ModelPair")
-    versions: dict[str, str] = Field(description="packages")
-    platform: str
+    started: str = Field(max_length=SHORT, description="UTC, ISO 8601")
+    method_seconds: Amount
+    score_seconds: Amount
+    peak_memory_mb: Amount
+    harvest_seconds: Amount = Field(description="what the shared harvest cost; charged to every method")
+    sandbox: Short = Field(description="how the method process was confined, or 'none'")
+    usage: dict[Short, Annotated[int, Field(ge=0)]] = Field(
+        max_length=MANY, description="tokens, calls and FLOPs through the ModelPair"
+    )
+    versions: dict[Short, Short] = Field(max_length=MANY, description="packages")
+    platform: Short
 
 
 class Rescored(Schema):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from diffbench import board_page, change_page, standings_page
 from diffbench.board import Board, Section
 from diffbench.change_detection import ChangeDetection
-from diffbench.edition import edition_of, kind_of, superseded
+from diffbench.edition import edition_of, kind_of, superseded, trusted
 from diffbench.entry import Cell, Entry, entries
 from diffbench.figure import Figure
 from diffbench.line import one_line
@@ -30,6 +30,7 @@ from diffbench.site_tables import (
 )
 from diffbench.standing import Standing
 from diffbench.standings import EVERYTHING
+from diffbench.summary import Row
 from diffbench.webpage import Cell as TableCell
 from diffbench.webpage import Choice, Head, Line, Table, figure_cell, number_cell, render, text_cell
 
@@ -156,6 +157,7 @@ def index(site: Site) -> str:
         root="",
         counts=board_page.counts(board),
         standings=standings,
+        excluded=standings_page.EXCLUDED,
         detection=detection,
         choices=choices(site.entries),
         rows=rows_table("rows", "All rows: a method with its options on an organism", site.entries, SCORES, **place,
@@ -174,7 +176,7 @@ def index(site: Site) -> str:
 def organism_page(site: Site, kind: str) -> str:
     """The page of one organism, at all its seeds."""
     found = [entry for entry in site.entries if entry.kind == kind]
-    first, root = found[-1].first, "../"
+    first, root = _known(found[::-1]), "../"
     gone = superseded(site.board.data)
     sections = [section for section in site.board.sections if kind_of(str(section.key["organism"])) == kind]
     difficulty = f"{first['difficulty_axis']}: {first['difficulty_level']}" if first["difficulty_axis"] else "n/a"
@@ -206,7 +208,7 @@ def organism_page(site: Site, kind: str) -> str:
 def method_page(site: Site, name: str) -> str:
     """The page of one method, with its evidence."""
     found = [entry for entry in site.entries if entry.row["method"] == name]
-    first, root = found[0].first, "../"
+    first, root = _known(found), "../"
     cells = [(entry, cell) for entry in found for cell in entry.cells]
     judged = [each for each in cells if each[1].record.scores is not None]
     place = site.place("organisms", root)
@@ -224,7 +226,7 @@ def method_page(site: Site, name: str) -> str:
             ("brought by", first["method_package"]),
             ("version", ", ".join(sorted({str(entry.row["method_version"]) for entry in found}))),
             ("access", first["access"]),
-            ("kind", _kind(found[0])),
+            ("kind", _kind(first)),
             ("organisms", f"{len({entry.kind for entry in found}):,}"),
             ("cells", _ended(cells)),
         ],
@@ -325,10 +327,15 @@ def _ended(cells: Sequence[tuple[Entry, Cell]]) -> str:
     return f"{ended['ok']:,} ok, {ended['not_applicable']:,} not applicable, {ended['error']:,} failed"
 
 
-def _kind(entry: Entry) -> str:
-    return "control, pinned and never ranked" if entry.row["control"] else (
-        "a cheap baseline, over which others show their lift" if entry.row["baseline"] else "competes"
+def _kind(row: Row) -> str:
+    return "control, pinned and never ranked" if row["control"] else (
+        "a cheap baseline, over which others show their lift" if row["baseline"] else "competes"
     )  # fmt: skip
+
+
+def _known(found: Sequence[Entry]) -> Row:
+    """The data of the first entry that is trusted; of others only where there is none."""
+    return next((entry.first for entry in found if trusted(entry.row)), found[0].first)
 
 
 def _listing(
@@ -362,7 +369,7 @@ def _organisms(site: Site) -> Table:
 
     def tell(found: Sequence[Entry]) -> tuple[TableCell, ...]:
         changes = ", ".join(sorted({entry.change for entry in found}))
-        return text_cell(found[0].first["family"] or "own pair"), text_cell(changes), text_cell(_versions(found))
+        return text_cell(_known(found)["family"] or "own pair"), text_cell(changes), text_cell(_versions(found))
 
     return _listing(site, "organisms", names, heads, tell)
 
@@ -374,8 +381,8 @@ def _methods(site: Site) -> Table:
     heads = tuple(Head(name, text=True) for name in ("method", "kind", "access", "brought by"))
 
     def tell(found: Sequence[Entry]) -> tuple[TableCell, ...]:
-        first = found[0].first
-        return text_cell(_kind(found[0])), text_cell(first["access"]), text_cell(first["method_package"])
+        first = _known(found)
+        return text_cell(_kind(first)), text_cell(first["access"]), text_cell(first["method_package"])
 
     return _listing(site, "methods", names, heads, tell)
 

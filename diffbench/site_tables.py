@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffbench import change_page, standings_page
@@ -120,6 +120,11 @@ def data_of(entry: Entry) -> dict[str, str]:
     }
 
 
+def mark_of(verified: str | None) -> str:
+    """What stands behind the name of a method whose rows are of a submission."""
+    return verified if verified in ("verified", "unverified") else ""
+
+
 def notes_of(entry: Entry) -> str:
     """What to know about an entry, in a few words."""
     old = [f"superseded by v{entry.newer}"] if entry.newer is not None else []
@@ -137,7 +142,7 @@ def rows_table(
     organism: Place | None = None,
     filtered: bool = False,
 ) -> Table:
-    """Entries with some of their figures, controls pinned on top.
+    """Entries with some of their figures, the first of them beside the name; controls pinned on top.
 
     Args:
         ident: of the table.
@@ -150,17 +155,23 @@ def rows_table(
     """
     settings = (Head("version", "of the organism's recipe"), Head("against", "what the tuned model is compared with"))
     words = tuple(Head(name, text=True) for name in ("tier", "judge"))
-    heads = (METHOD, ORGANISM, *settings, *map(head_of, shown), SECONDS, *words, Head("notes", text=True))
+    first, *others = map(head_of, shown)
+    heads = (METHOD, first, ORGANISM, *others, SECONDS, *settings, *words, Head("notes", text=True))
     pinned = sorted(found, key=lambda entry: not entry.row["control"])
+    scores = {id(entry): _scores(entry, shown) for entry in pinned}
     lines = tuple(
         Line(
             cells=(
-                _link(str(entry.row["label"]), method, str(entry.row["method"])),
+                replace(
+                    _link(str(entry.row["label"]), method, str(entry.row["method"])),
+                    mark=mark_of(entry.row["verified"]),
+                ),
+                scores[id(entry)][0],
                 _link(str(entry.row["organism"]), organism, entry.kind),
+                *scores[id(entry)][1:],
+                _seconds(entry.row),
                 number_cell(entry.row["organism_version"], f"v{entry.row['organism_version']}"),
                 text_cell(entry.row["reference"]),
-                *_scores(entry, shown),
-                _seconds(entry.row),
                 text_cell(entry.row["tier"]),
                 text_cell(entry.row["judge"]),
                 text_cell(notes_of(entry)),
@@ -188,6 +199,8 @@ def _scores(entry: Entry, shown: Sequence[Shown]) -> list[Cell]:
 
 def _seconds(row: Mapping[str, Any]) -> Cell:
     value = row["method_seconds"]
+    if mark_of(row.get("verified")):
+        return Cell("", title="of a submission: what it cost was not measured here")
     return Cell("") if value is None else Cell(number(value), value)
 
 
@@ -286,7 +299,8 @@ def standing_table(ident: str, table: Standing, method: Mapping[str, str]) -> Ta
                 span = (at(row.figure.low), middle, at(row.figure.high), at(0.0))
                 cells.append(Cell(text, sort, span=span))
             elif column.head == "method":
-                cells.append(text_cell(row.label, method.get(row.row)))
+                mark = "verified" if row.verified else ""
+                cells.append(replace(text_cell(row.label, method.get(row.row)), mark=mark))
             elif column.head in ("mean [95%]", "over trivial"):
                 figure = row.figure if column.head == "mean [95%]" else row.lift
                 over = f"over {', '.join(row.lift_over)}" if row.lift_over and figure is row.lift else ""

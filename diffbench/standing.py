@@ -19,6 +19,7 @@ class StandingRow(Schema):
     variant: str = Field(description="digest of row, version and resolved options")
     kind: Literal["ranked", "control", "own track"] = Field(description="controls and own tracks are never ranked")
     baseline: bool = Field(description="a trivial row")
+    verified: bool = Field(False, description="whether cells of it are a submission's, scored again from their Diffs")
     figure: Figure = Field(description="mean over units; n/a where the row misses places that others have")
     units: int = Field(description="units at which the row has the score")
     cells: int = Field(description="cells of the row at the places of the table")

@@ -51,7 +51,8 @@ def standings(
 ) -> tuple[Standing, ...]:
     """All tables of `diffbench.columns.rows`: of each pool each metric, of each organism with three seeds the first.
 
-    Organisms in which nothing was changed on purpose, and superseded versions of others, take no part.
+    Organisms in which nothing was changed on purpose, superseded versions of others, and rows of submissions that
+    nobody scored again take no part.
 
     Args:
         frame: rows of the leaderboard's data.
@@ -207,6 +208,9 @@ class _Field:
             variant=each.variant,
             kind="control" if each.control else "own track" if each.own_track else "ranked",
             baseline=each.baseline,
+            verified=any(
+                cell.get("verified") == "verified" for cells in each.cells.values() for cell in cells.values()
+            ),
             figure=Figure.not_applicable(missing) if missing else self._mean(each, units),
             units=len(units),
             cells=each.n_cells(self.places),

@@ -95,6 +95,19 @@ LAYOUT: tuple[Column[StandingRow], ...] = (
 DROPPED = ("cells", "units")
 
 
+PLAIN = {
+    "headline": "lift",
+    "budget_mean": "R at affected positions",
+    "claims_recall": "claims found",
+    "auroc_first": "AUROC of the first finding",
+    "direction_first": "direction of the first finding",
+    "installed": "behaviour installed",
+    "removed": "behaviour removed",
+    "detection_lift": "explanations, lift in detection",
+}
+"""What figures are called in titles."""
+
+
 def heading(table: Standing) -> str:
     """What the table is over, in a few words."""
     where = (
@@ -102,7 +115,8 @@ def heading(table: Standing) -> str:
         f"{_several(table.places, 'organism seed', 'organism seeds')}"
     )
     over = where if table.scope == EVERYTHING else f"{table.scope}, {_several(table.places, 'seed', 'seeds')}"
-    return f"{table.metric} over {over}, tuned against {table.reference}, tier {table.tier} ({table.terms})"
+    name = PLAIN.get(table.metric, table.metric.replace("_", " "))
+    return f"{name}, over {over}; tuned against {table.reference}, tier {table.tier}, judge {table.judge}"
 
 
 def about(table: Standing) -> str:
@@ -122,7 +136,10 @@ def about(table: Standing) -> str:
     if table.left_out:
         listed = ", ".join(table.left_out[:LISTED]) + (", …" if len(table.left_out) > LISTED else "")
         text += f"Left out, as few methods were run there: {listed}. "
-    return f"{text}Judge: {table.judge}."
+    return (
+        f"{text}The column of the data is {table.metric}. Pooled are cells of one layer rule, budget and scoring code "
+        f"(terms {table.terms}). Judge: {table.judge}."
+    )
 
 
 def apart(table: Standing) -> list[str]:
@@ -162,6 +179,11 @@ LIFTED = "Trivial rows that miss organisms; the lift over trivial is taken over 
 MISSED = "Rows that miss organisms; a mean over the rest would flatter, so they are compared on common ones alone:"
 
 
+EXCLUDED = (
+    "Rows of submissions that were not scored again (unverified) and superseded versions of organisms take no part."
+)
+
+
 def text(tables: Sequence[Standing], width: int = FULL_WIDTH) -> str:
     """Standings for a terminal of that width."""
     parts = []
@@ -178,7 +200,7 @@ def text(tables: Sequence[Standing], width: int = FULL_WIDTH) -> str:
 
 def page(tables: Sequence[Standing]) -> str:
     """Standings as a part of a Markdown document. All text of records is escaped."""
-    parts = ["## Standings over organisms\n"]
+    parts = ["## Standings over organisms\n", f"{EXCLUDED}\n"]
     for table in tables:
         cells = [[column.cell(row) for column in LAYOUT] for row in table.rows]
         parts += [

@@ -42,6 +42,7 @@ WEIGHTS_BYTES = 16 << 30
 MOST_BYTES = 32 << 30
 """Of all members together."""
 SHARE = 0.05
+CHALLENGE_LENGTH = 200
 BESIDE = (*JUDGED, DASHBOARD)
 
 _LIMITS = tuple(
@@ -86,7 +87,9 @@ class Submission(Schema):
     score_schema: int = Field(description="version of the scores' schema")
     commitment: str = Field(pattern=f"^{SHA256}$", description="SHA-256 of all records without timings")
     challenge: str | None = Field(
-        None, max_length=200, description="a word that was named after the commitment was told, and decides the choice"
+        None,
+        max_length=CHALLENGE_LENGTH,
+        description="a word that was named after the commitment was told, and decides the choice",
     )
     cells: tuple[SubmittedCell, ...]
     unfinished: tuple[AskedCell, ...] = Field(description="cells that run.json asks for and that are not there")

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from diffbench.columns import CELL, FIGURES, TRUST, filled, precedence
+from diffbench.edition import trusted
 from diffbench.interval import LEAST_UNITS, mean_interval
 from diffbench.table import LABEL_WIDTH, clip
 
@@ -38,6 +39,7 @@ DESCRIPTIONS = {
     "reason": "why seeds have no scores",
     "verdict": "what the method says: changed, unchanged or abstain",
     "verified": "own, or of a submission: verified (scored again from its Diff); unverified if any of its seeds is",
+    "submission": "the submission that the row is of; null: it is trusted, and put together with others",
     "notes": "what to know about the row, in a few words",
 }
 """Columns of `summary` that `diffbench.columns.dictionary` does not know."""
@@ -55,6 +57,8 @@ SUMMARY_TYPES = {
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per organism, reference, tier, judge, setting and method with its options, in reading order.
 
+    Rows that nobody scored again are put together with no others but those of their submission.
+
     Figures are means over method seeds, with a t interval over them from three on. One seed, or seeds that make no
     difference, are one unit: then the record's own interval over documents is kept. Seeds that failed are counted
     and left out (status ``partial``). A figure that some finished seeds have and others lack is no number: a mean
@@ -70,12 +74,21 @@ def summary_rows(rows: Iterable[Row]) -> list[Row]:
     """`summary` of the rows as Python values, as Python values."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        key = (*(row[name] for name in SECTION), row["row"], row["variant"])
-        groups.setdefault(key, []).append(row)
+        groups.setdefault(group_of(row), []).append(row)
     found = [_summary_row(_newest_per_seed(group)) for group in groups.values()]
     _tell_apart(found)
     found.sort(key=_rank)
     return found
+
+
+def group_of(row: Row) -> tuple[Any, ...]:
+    """What rows share that are put together: what nobody scored again is put together with its own submission alone."""
+    return (*(row[name] for name in SECTION), row["row"], row["variant"], submission_of(row))
+
+
+def submission_of(row: Row) -> str | None:
+    """The submission of a row that is not trusted."""
+    return None if trusted(row) else str(row.get("submission") or row.get("run"))
 
 
 def summary_frame(found: Sequence[Row]) -> pd.DataFrame:
@@ -103,7 +116,7 @@ def plain_values(column: pd.Series[Any]) -> list[Any]:
 
 
 def _newest_per_seed(group: list[Row]) -> list[Row]:
-    """Two records of one seed are no two units; the newest counts, one's own before a submission's."""
+    """Two records of one seed are no two units; `precedence` says which counts."""
     group = sorted(group, key=precedence)
     return sorted({row["seed"]: row for row in group}.values(), key=lambda row: row["seed"] or 0)
 
@@ -124,12 +137,14 @@ def _summary_row(group: list[Row]) -> Row:
         "reason": _counted(row["reason"] for row in group if row["status"] != "ok"),
         "verdict": _counted(row["verdict"] for row in scored),
         "verified": _least_trusted(group),
+        "submission": submission_of(group[0]),
     }
     result["notes"] = _notes(result)
     for column in FIGURES:
         result |= _mean_figure(column.name, scored or group, unit)
     for name in COSTS:
-        values = [row[name] for row in group if row[name] is not None]
+        # What a submission says of its cost cannot be checked, whatever became of its scores.
+        values = [row[name] for row in group if row[name] is not None and row.get("verified") in (None, TRUST[-1])]
         result[name] = sum(value / len(values) for value in values) if values else None
     return result
 
@@ -183,14 +198,19 @@ def label_of(row: Row) -> str:
 
 
 def _tell_apart(found: list[Row]) -> None:
-    """Rows of one table whose labels are equal, for options that nobody passed or were cut off, carry their variant."""
+    """Rows of one table whose labels are equal carry their submission, or else their variant.
+
+    The latter where they differ in options that nobody passed, or that were cut off.
+    """
 
     def name(row: Row) -> tuple[Any, ...]:
         return (*(row[part] for part in SECTION), row["label"])
 
-    often = Counter(name(row) for row in found)
-    same = [row for row in found if often[name(row)] > 1]
-    for row in same:
+    alike = Counter((*name(row), row["variant"]) for row in found)
+    for row in [row for row in found if row["submission"] and alike[(*name(row), row["variant"])] > 1]:
+        row["label"] += f" ({clip(row['submission'], 20)})"
+    often = Counter(map(name, found))
+    for row in [row for row in found if often[name(row)] > 1]:
         row["label"] += f" #{row['variant'][:4]}"
 
 
@@ -198,7 +218,7 @@ def _notes(row: Row) -> str:
     seeds = f"{row['seeds']} seed{'s' if row['seeds'] != 1 else ''}"
     parts = ["control"] if row["control"] else []
     if row["verified"] == TRUST[0]:
-        parts.append(TRUST[0])
+        parts.append(f"{TRUST[0]}, of {clip(str(row['submission']), 20)}")
     if not row["scored"]:
         parts.append("see below")
     else:
@@ -222,7 +242,7 @@ def _counted(texts: Iterable[str]) -> str | None:
 
 def _rank(row: Row) -> tuple[Any, ...]:
     section = tuple(str(row[name]).zfill(12 if name == "organism_version" else 0) for name in SECTION)
-    name = (row["row"], row["label"], row["variant"])
+    name = (row["row"], row["label"], row["variant"], row["submission"] or "")
     headline = row["headline"] if row["headline_state"] == "ok" else None
     if row["control"]:
         place = CONTROLS.index(row["method"]) if row["method"] in CONTROLS else len(CONTROLS)

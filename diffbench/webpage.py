@@ -51,6 +51,7 @@ class Cell:
         href: a relative link.
         state: a figure's state, or ``error``.
         heat: 0..1, shading; negative: of the other kind.
+        mark: a word in small type behind the text.
         span: low, value and high as places from 0 to 100 on a line, with the place of zero, for a small picture.
     """
 
@@ -60,6 +61,7 @@ class Cell:
     href: str | None = None
     state: str = "ok"
     heat: float | None = None
+    mark: str = ""
     span: tuple[float | None, float, float | None, float | None] | None = None
 
 

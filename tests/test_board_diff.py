@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def test_rows_come_and_go(tmp_path: Path) -> None:
     found = diff(tmp_path, some(), [*some()[1:], record("new-sae"), record("pca", seed=1)])
     assert [(row.row, row.seed) for row in found.added] == [("new-sae", 0), ("pca", 1)]
     assert [row.row for row in found.removed] == ["a-sae"] and found.changed == ()
+
+
+def test_rows_that_differ_in_their_version_alone_are_told_apart(tmp_path: Path) -> None:
+    found = diff(tmp_path, [record("pca")], [record("pca", cell={"method_version": 2, "organism_version": 2})])
+    [new], [old] = found.added, found.removed
+    assert (new.organism_version, old.organism_version) == (2, 1) and new.variant != old.variant
 
 
 def test_a_row_of_other_code_is_the_same_row(tmp_path: Path) -> None:
@@ -155,9 +162,10 @@ def test_the_command_prints_a_line_for_each_difference(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["leaderboard", "diff", str(one), str(two)])
     lines = result.stdout.splitlines()
     assert result.exit_code == 0, result.output
-    assert lines[0] == "added: halfswap new-sae s0 against base, tier smoke, judge ngram"
-    assert lines[1] == "removed: halfswap a-sae s0 against base, tier smoke, judge ngram"
-    assert lines[2].startswith("changed: halfswap pca s0 against base") and "headline 0 -> 0.25" in lines[2]
+    rest = r" #[0-9a-f]{8} s0 against base, tier smoke, judge ngram"
+    assert re.fullmatch(f"added: halfswap v1 new-sae{rest}", lines[0])
+    assert re.fullmatch(f"removed: halfswap v1 a-sae{rest}", lines[1])
+    assert lines[2].startswith("changed: halfswap v1 pca #") and "headline 0 -> 0.25" in lines[2]
     assert result.stderr.startswith("3 rows before, 3 after: 1 added, 1 removed, 1 changed, ")
     told = json.loads(CliRunner().invoke(main, ["leaderboard", "diff", str(one), str(one), "--json"]).stdout)
     assert BoardDiff.model_validate(told).same

@@ -28,6 +28,26 @@ def test_an_older_version_is_superseded_at_every_seed_and_for_its_own_reference_
     assert kind_of("a@7") == kind_of("a") == "a"
 
 
+def test_rows_that_nobody_scored_again_supersede_nothing_and_are_pooled_with_nothing() -> None:
+    strange = row("a", 43) | {"verified": "unverified"}
+    found = [row("a", 1), row("a", 2) | {"verified": "verified"}, strange]
+    assert superseded(found) == {("a", "base", 1): 2} and current(found) == [found[1]]
+    assert superseded([strange]) == {} and current([strange]) == []
+
+
+def test_standings_and_detection_leave_them_out() -> None:
+    methods = {"one": 0.3, "two": 0.1}
+    known, strange = study(methods, families=4), study({"one": 9.0, "three": 1.0}, families=4, seed=5)
+    frame = rows([*known, *strange])
+    frame["verified"] = ["own"] * len(known) + ["unverified"] * len(strange)
+    assert standings(frame, metrics=("headline",)) == standings(rows(known), metrics=("headline",))
+    quiet, loud = nulls("one", "identity", [0.0] * 3), nulls("one", "identity", [5.0] * 3, seed=5, verdicts="changed")
+    frame = rows([*quiet, *loud])
+    frame["verified"] = ["verified"] * 3 + ["unverified"] * 3
+    [table] = change_detection(frame)
+    assert table.nulls == 3 and table.rows[0].alarms.value == 0
+
+
 def test_standings_do_not_pool_versions() -> None:
     methods = {"one": 0.3, "two": 0.1}
     old, new = study(methods, families=4), study(methods, families=4, seed=1, organism_version=2)

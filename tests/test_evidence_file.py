@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,51 @@ def test_strangers_files_are_refused_in_one_line(tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(wrong, schema=schema), path)
         with pytest.raises(RecordError, match="no table of evidence"):
             read_evidence(path)
+
+
+def test_a_small_file_that_unfolds_to_more_than_is_read_is_refused_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text of one megabyte, told once and named six hundred times; in two groups of rows."""
+    path, budget = tmp_path / "e", 32 << 20
+    write_evidence((finding(),), path)
+    row = pq.read_table(path).slice(0, 1)
+    at = row.schema.get_field_index("text")
+    row = row.set_column(at, row.schema.field(at), pa.array(["a" * 1_000_000]))
+    with pq.ParquetWriter(path, row.schema, compression="zstd", dictionary_pagesize_limit=1 << 24) as out:
+        for _ in range(2):
+            out.write_table(row.take(pa.array([0] * 300)))
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr("diffbench.evidence_file.EVIDENCE_BYTES", budget)
+    pool = pa.default_memory_pool()
+    before, peak = pool.bytes_allocated(), pool.max_memory()
+    tracemalloc.start()
+    with pytest.raises(RecordError, match="unfolds to more than 33554432 bytes"):
+        read_evidence(path)
+    assert tracemalloc.get_traced_memory()[1] < budget
+    tracemalloc.stop()
+    assert pool.max_memory() <= max(peak, before + budget)
+
+
+def test_a_file_of_many_values_or_other_columns_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "e"
+    write_evidence((finding(),), path)
+    table = pq.read_table(path)
+    monkeypatch.setattr("diffbench.evidence_file.EVIDENCE_VALUES", 10)
+    with pytest.raises(RecordError, match="values of evidence; at most 10 are read"):
+        read_evidence(path)
+    at = table.schema.get_field_index("tokens")
+    nested = pa.array([[["a"]]] * len(table))
+    pq.write_table(table.set_column(at, "tokens", nested), path)
+    with pytest.raises(RecordError, match=r"no table of evidence \(column tokens is of another type"):
+        read_evidence(path)
+
+
+def test_long_files_are_read_whole(tmp_path: Path) -> None:
+    findings = tuple(
+        finding(rank, steered=(Steered(prompt=(f"p{rank}",), plain=("a",), steered=()),)) for rank in range(1, 60)
+    )
+    write_evidence(findings, tmp_path / "e")
+    assert read_evidence(tmp_path / "e") == findings
+    pq.write_table(pq.read_table(tmp_path / "e"), tmp_path / "groups", row_group_size=100)
+    assert read_evidence(tmp_path / "groups") == findings

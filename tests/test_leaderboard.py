@@ -131,7 +131,7 @@ def test_every_column_is_read_and_described() -> None:
     assert [name for name in frame.columns if frame[name].isna().all() and not name.endswith(("_low", "_high"))] == [
         "fve_delta"
     ]
-    assert set(frame.columns) | {"run", "verified"} == set(dictionary())
+    assert set(frame.columns) | {"run", "verified", "since"} == set(dictionary())
     assert all(entry["description"] for entry in dictionary().values())
     assert frame["missing"][0] == "fve_delta: no dictionary"
     assert (frame["fve"][0], frame["fve_low"][0], frame["fve_high"][0]) == (0.5, 0.4, 0.6)

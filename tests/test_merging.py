@@ -14,14 +14,16 @@ from submission_factory import choice, forged, packed, synthetic_records, synthe
 from test_verification import hide_cell, quiet
 
 from diffbench import examination
-from diffbench.board import collect
+from diffbench.board import Board, collect
+from diffbench.canonical import file_digest
 from diffbench.cli import main
 from diffbench.errors import RecordError, SubmissionError
 from diffbench.examination import examine
 from diffbench.leaderboard import build
 from diffbench.merging import RECORDS, beside, merge
+from diffbench.record import Record
 from diffbench.recount import Recounted
-from diffbench.run_folder import read_run
+from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name, read_run
 from diffbench.summary import plain_rows
 
 
@@ -103,7 +105,10 @@ def test_repeating_it_changes_nothing(archive: Path, board: Path, tmp_path: Path
     told = json.loads(beside(archive).read_text())
     beside(archive).write_text(json.dumps(told | {"checked": "later"}))  # looked at once more
     assert not merge(archive, board).new
-    assert json.loads((board / RECORDS / "monday" / "verification.json").read_text())["checked"] == "later"
+    kept = json.loads((board / RECORDS / "monday" / "verification.json").read_text())
+    assert kept["checked"] == "later" and kept["since"] == told["since"] == told["checked"]
+    beside(archive).write_text(json.dumps(told | {"checked": "later", "since": "2099-01-01T00:00:00Z"}))
+    assert merge(archive, board).verification.since == told["since"]
 
 
 @pytest.mark.parametrize("name", ["monday", "Monday", "ours"])
@@ -130,6 +135,7 @@ def test_only_what_was_verified_is_merged(archive: Path, board: Path, tmp_path: 
         ({"accepted": False, "problems": ["it smells"]}, "was refused: it smells"),
         ({"rows": told["rows"][1:]}, "its verification is of other cells"),
         ({"submission": "tuesday"}, "its verification is of other cells"),
+        ({"rows": [row | {"digest": None} for row in told["rows"]]}, "its verification is of other cells"),
     ):
         beside(archive).write_text(json.dumps(told | change))
         with pytest.raises(SubmissionError, match=message):
@@ -165,14 +171,88 @@ def test_no_submission_takes_the_place_of_a_row_that_is_there(same_key: bool, tm
     mine, other = write_run(tmp_path / "ours", [ours]), write_run(tmp_path / "theirs", [theirs])
     (other / "verification.json").write_text("{}")
     found = collect([read_run(other), read_run(mine)])
-    [row] = plain_rows(found.summary)
-    assert row["headline"] == pytest.approx(0.1) and len(found.rows) == (1 if same_key else 2)
+    [row] = [row for row in plain_rows(found.summary) if row["verified"] == "own"]
+    assert row["headline"] == pytest.approx(0.1)
+    assert len(found.rows) == len(found.summary) == (1 if same_key else 2)  # if at all, theirs is a row of its own
+
+
+def submitted(folder: Path, records: list[Record], since: str, *verified: Record) -> Path:
+    """A folder as `merge` leaves it: a submission that was looked at then, of which some rows are verified."""
+    run = write_run(folder, records)
+    rows = [
+        {"organism": "o", "reference": "base", "row": "r", "seed": 0, "key": item.key,
+         "state": "verified" if item in verified else "unverified",
+         "digest": file_digest(run / CELLS / cell_folder_name(item.cell, item.key) / RECORD_FILE)}
+        for item in records
+    ]  # fmt: skip
+    told = {"schema_version": 1, "submission": folder.name, "archive": "0" * 64, "diffbench": "0", "checked": since,
+            "platform": "", "versions": {}, "tolerance": {}, "accepted": True, "problems": [], "rows": rows,
+            "unfinished": [{"organism": "a", "reference": "base", "row": "b", "seed": 7}]}  # fmt: skip
+    (run / "verification.json").write_text(json.dumps(told))
+    return run
+
+
+def board_of(*runs: Path) -> Board:
+    return collect([read_run(run) for run in runs])
+
+
+@pytest.mark.parametrize("name", ["aaa", "zzz"])
+def test_of_unverified_copies_the_one_that_was_seen_first_counts(name: str, tmp_path: Path) -> None:
+    first = record("pca", scored=scores(0.1))
+    later: dict[str, Any] = {"timings": {"started": "2099-01-01T00:00:00Z"}}
+    copy = record("pca", scored=scores(0.9), key=first.key, **later)
+    one = submitted(tmp_path / "monday", [first], "2026-01-02T00:00:00Z")
+    other = submitted(tmp_path / name, [copy], "2026-01-03T00:00:00Z")
+    assert [row["run"] for row in board_of(one, other).data] == ["monday"]
+    proven = submitted(tmp_path / "proven", [copy], "2026-01-04T00:00:00Z", copy)
+    assert [row["run"] for row in board_of(one, other, proven).data] == ["proven"]
+
+
+def test_a_key_that_is_another_cells_takes_no_place(tmp_path: Path) -> None:
+    """Not even that of a row which was scored again."""
+    first, other = record("pca", scored=scores(0.1)), record("diff-sae", scored=scores(0.9))
+    other = other.model_copy(update={"key": first.key})
+    one = submitted(tmp_path / "one", [first], "2026-01-02T00:00:00Z")
+    two = submitted(tmp_path / "two", [other], "2026-01-01T00:00:00Z", other)
+    assert sorted(row["row"] for row in board_of(one, two).data) == ["diff-sae", "pca"]
+
+
+def test_unverified_rows_are_put_together_with_no_others_and_cost_nothing(tmp_path: Path) -> None:
+    ours = write_run(tmp_path / "ours", [record("pca", seed, scored=scores(0.1 + seed / 100)) for seed in range(3)])
+    strange = [record("pca", seed, scored=scores(-9.0)) for seed in range(3, 9)]
+    theirs = submitted(tmp_path / "theirs", strange, "2026-01-02T00:00:00Z", strange[0])
+    found = board_of(ours, theirs)
+    by = {row["submission"]: row for row in plain_rows(found.summary)}
+    assert by[None]["seeds"] == 4 and by[None]["verified"] == "verified"  # ours, and the one that was scored again
+    assert by[None]["method_seconds"] == 12.5
+    assert by["theirs"]["seeds"] == 5 and by["theirs"]["method_seconds"] is None
+    assert by["theirs"]["label"] == "pca (theirs)" and "unverified, of theirs" in by["theirs"]["notes"]
+    assert [row["path"] for row in found.unfinished] == ["a b s7 against base"]
+    assert [row["unfinished"] for row in found.runs] == [0, 1]
+    build([ours, theirs], tmp_path / "site")
+    text = (tmp_path / "site" / "index.html").read_text()
+    assert '<small class="mark">unverified</small>' in text and '<small class="mark">verified</small>' in text
+    assert "1 unfinished" in text and "There are none: they need trusted rows" in text
+
+
+def test_a_record_that_was_edited_after_it_was_merged_is_unverified(archive: Path, board: Path) -> None:
+    folder = merge(archive, board).folder
+    [key] = choice(archive)
+    for path in folder.glob("cells/*/record.json"):
+        told = json.loads(path.read_text())
+        if told["key"] == key:
+            told["scores"]["recovery"]["headline"]["value"] = 0.99
+            path.write_text(json.dumps(told))
+    assert {row["verified"] for row in board_of(folder).data} == {"unverified"}
+    (folder / "verification.json").unlink()
+    assert {row["verified"] for row in board_of(folder).data} == {"unverified"}
 
 
 def test_the_command_says_what_to_do_next(archive: Path, board: Path) -> None:
     result = CliRunner().invoke(main, ["leaderboard", "merge", str(archive), "--into", str(board)])
     assert result.exit_code == 0 and result.stdout.strip() == str(board / RECORDS / "monday")
     assert "1 verified and 8 unverified rows added" in result.stderr
+    assert "trusted as it is: " in result.stderr and "it must be your own" in result.stderr
     assert f"diffbench leaderboard build {board / RECORDS}/* --out {board}" in result.stderr
     told = json.loads(
         CliRunner().invoke(main, ["leaderboard", "merge", str(archive), "--into", str(board), "--json"]).stdout

@@ -271,7 +271,7 @@ def test_samples_are_scored_where_the_right_answer_is_known() -> None:
 
 # --- Neuronpedia -----------------------------------------------------------------------------------------------------
 
-VECTORS = Wanted("neuronpedia", model_id="gemma-2-2b", top=2)
+VECTORS = Wanted("neuronpedia", model_id="tinyworld", top=2)
 
 
 def dictionary_cell(folder: Path, decoder: torch.Tensor) -> Record:
@@ -293,6 +293,23 @@ def dictionary_cell(folder: Path, decoder: torch.Tensor) -> Record:
     return item
 
 
+def test_vectors_of_another_width_than_the_model_has_are_refused_and_others_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_run(tmp_path / "demo", [])
+    item = dictionary_cell(folder, torch.tensor([[1.0, 5.0], [2.0, 2.0], [4.0, 5.0]]))
+    with pytest.raises(
+        OptionError, match="gemma-2-2b: its residual stream has width 2304, and halfswap crosscoder-l1 s0 2"
+    ):
+        export_runs([folder], tmp_path / "out", Wanted("neuronpedia", model_id="gemma-2-2b", top=2))
+    assert not (tmp_path / "out").exists()
+    export_runs([folder], tmp_path / "out", VECTORS)
+    [entry, _] = json.loads((tmp_path / "out" / "vectors.index.json").read_text())["vectors"]
+    assert (entry["width"], entry["base"]) == (2, item.hashes.base)
+    assert entry["note"].startswith("width 2, of the pair halfswap (base model ") and "tinyworld" in entry["note"]
+    assert [line.message for line in caplog.records] == [entry["note"]]
+
+
 def test_vectors_are_bodies_of_uploads(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "demo", [])
     with_diff(folder, record("pca"))
@@ -309,7 +326,7 @@ def test_vectors_are_bodies_of_uploads(tmp_path: Path) -> None:
         assert set(body) == {
             "modelId", "layerNumber", "hookType", "vector", "vectorDefaultSteerStrength", "vectorLabel"
         }  # fmt: skip
-        assert (body["modelId"], body["layerNumber"], body["hookType"]) == ("gemma-2-2b", 1, "hook_resid_post")
+        assert (body["modelId"], body["layerNumber"], body["hookType"]) == ("tinyworld", 1, "hook_resid_post")
         assert body["vectorDefaultSteerStrength"] == 10.0 and len(body["vectorLabel"]) <= 200
     assert "\n" not in bodies[0]["vectorLabel"] and "+ green <b>; - blue" in bodies[2]["vectorLabel"]
 

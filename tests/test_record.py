@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from record_factory import pair_facts, record, scores
 
 from diffbench.errors import RecordError
 from diffbench.figure import Figure
-from diffbench.record import RECORD_BYTES, Record, read_record
+from diffbench.record import RECORD_BYTES, Record, Timings, read_record
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,18 @@ def test_an_unknown_field_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(RecordError, match=r"pair\.mood"):
         read_record(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method_seconds": -1.0}, {"score_seconds": float("inf")}, {"peak_memory_mb": float("nan")},
+        {"harvest_seconds": -0.1}, {"usage": {"tokens": -1}}, {"usage": {f"u{n}": 1 for n in range(201)}},
+        {"platform": "x" * 501}, {"sandbox": "x" * 501}, {"started": "x" * 501}, {"versions": {"torch": "x" * 501}},
+    ],
+)  # fmt: skip
+def test_cost_is_in_bounds(change: dict[str, Any]) -> None:
+    told = record().timings.model_dump()
+    assert Timings.model_validate(told)
+    with pytest.raises(ValidationError):
+        Timings.model_validate(told | change)

@@ -103,7 +103,19 @@ def test_what_has_landed_is_published_without_running(tmp_path: Path) -> None:
     assert sorted(one.cell.method for one in found.records) == ["diff-sae", "pca"] and not found.damaged
 
 
-def test_publishing_again_adds_what_came_and_takes_away_what_went(tmp_path: Path) -> None:
+def test_a_fresh_run_takes_nothing_away_unless_asked(tmp_path: Path) -> None:
+    runs, board = tmp_path / "runs", tmp_path / "board"
+    write_run(tmp_path / "old", [record("pca"), record("diff-sae")], run_file("small-one"))
+    publish(tmp_path / "old", board, "small-one")
+    write_run(runs / "small-one", [record("oracle")], run_file("small-one"))
+    asked = (written(tmp_path, SMALL), "--publish-only", "--runs-dir", runs, "--into", board, "--json")
+    for more, methods in (((), ["diff-sae", "oracle", "pca"]), (("--prune",), ["oracle"])):
+        assert command(*asked, *more).exit_code == 0
+        found = read_run(board / "records" / "small-one").records
+        assert sorted(one.cell.method for one in found) == methods
+
+
+def test_publishing_again_adds_what_came_and_takes_away_what_went_if_asked(tmp_path: Path) -> None:
     run, board = write_run(tmp_path / "mine", [record("pca")]), tmp_path / "board"
     folder, n = publish(run, board, "mine")
     first = next((folder / CELLS).glob("*/record.json"))
@@ -114,6 +126,8 @@ def test_publishing_again_adds_what_came_and_takes_away_what_went(tmp_path: Path
     gone = next((run / CELLS).glob("*pca*"))
     (gone / "record.json").unlink()
     assert publish(run, board, "mine") == (folder, 1)
+    assert sorted(one.cell.method for one in read_run(folder).records) == ["diff-sae", "pca"]
+    assert publish(run, board, "mine", prune=True) == (folder, 1)
     assert [one.cell.method for one in read_run(folder).records] == ["diff-sae"]
 
 

@@ -183,6 +183,19 @@ def test_a_run_that_cannot_be_believed_is_not_packed(run: Path, tmp_path: Path) 
         pack(run, name="../x")
 
 
+@pytest.mark.parametrize("challenge", ["", "x" * 201])
+def test_a_challenge_that_is_none_is_refused_in_one_line(challenge: str, run: Path) -> None:
+    result = CliRunner().invoke(main, ["leaderboard", "submit", str(run), "--dry-run", "--challenge", challenge])
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert f"--challenge: from 1 to 200 characters, got {len(challenge)}" in result.stderr
+
+
+def test_a_folder_of_several_commands_is_no_submission(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path / "monday", methods=["diff-sae"])
+    with pytest.raises(SubmissionError, match=r"does not ask for 16 of its cells, .*; repeat `diffbench run`"):
+        pack(run)
+
+
 def test_only_what_a_submission_has_has_a_size() -> None:
     for name in (
         MANIFEST,

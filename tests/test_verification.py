@@ -31,9 +31,11 @@ from diffbench.errors import RecordError, SubmissionError
 from diffbench.examination import examine
 from diffbench.figure import Figure
 from diffbench.inspection import inspect
+from diffbench.record import Record
 from diffbench.recount import Recounted
-from diffbench.submission import MANIFEST
-from diffbench.verification import Tolerance, Verification, mark_of, marks, read_verification
+from diffbench.run_folder import read_run
+from diffbench.submission import MANIFEST, chosen
+from diffbench.verification import Tolerance, Trust, Verification, read_verification, trust_in
 
 TAMPERED = "does not come out as it says: scores.recovery.headline: 0.9 there, 0.1 here"
 
@@ -187,6 +189,17 @@ FORGED: dict[str, tuple[Callable[[Files], object], str]] = {
         first_record(lambda d: d["cell"].update(null_class="identity")),
         "null class: its record says identity, and the organism's recipe None",
     ),
+    "stranger's control": (
+        lambda f: edit(next(name for name in f if "quokka" in name and name.endswith("record.json")),
+                       lambda d: d["cell"].update(control=True))(f),
+        "control: quokka-diff version 1 of diffbench 0.1.0 is no control here",
+    ),
+    "negative cost": (
+        first_record(lambda d: d["timings"].update(method_seconds=-1.0)), "record.json: timings.method_seconds"
+    ),
+    "endless platform": (
+        first_record(lambda d: d["timings"].update(platform="x" * 100_000)), "record.json: timings.platform"
+    ),
     "other entry": (
         edit(MANIFEST, lambda d: d["cells"][0].update(row="better")), "its record does not agree with the manifest's"
     ),
@@ -203,7 +216,7 @@ def test_a_forged_archive_is_refused_though_its_manifest_was_made_to_fit(
     what: str, archive: Path, tmp_path: Path
 ) -> None:
     change, message = FORGED[what]
-    broken = "record" in what or what in ("unknown key", "not a number")
+    broken = "record" in what or what in ("unknown key", "not a number", "negative cost", "endless platform")
     told = refusal(forged(archive, change, rows=not broken), tmp_path)
     assert message in told, told
 
@@ -330,6 +343,64 @@ def test_a_paid_judges_figures_need_its_verdicts(archive: Path, tmp_path: Path, 
     assert found.accepted and row.state == "unverified" and (row.reason or "").startswith("its judge is not asked")
 
 
+def test_a_judge_that_was_replayed_is_told(
+    archive: Path, tmp_path: Path, recounted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recounted |= {key: Recounted(None, 80, 0.0, judged=False) for key in choice(archive)}
+    monkeypatch.setattr(examination, "_judging", lambda *_: ("follows", None))
+    rows = [row for row in found_in(archive, tmp_path).rows if row.state == "verified"]
+    assert {row.reason for row in rows} == {"scores verified; its judge was replayed, not asked"} and len(rows) == 2
+
+
+def rechosen(files: Files) -> None:
+    """Moves Diffs to where the choice has fallen since: a submitter has all of them."""
+    parts = ("diff.json", "tensors.safetensors")
+    found = {name.split("/")[1]: Record.model_validate_json(data) for name, data in files.items() if "/record" in name}
+    picked = chosen(list(found.values()))
+    made = {}
+    for cell, item in found.items():
+        for part in parts:
+            files.pop(f"cells/{cell}/diff/{part}", None)
+            if item.key in picked:
+                files[f"cells/{cell}/diff/{part}"] = f"{part} of {item.key}".encode()
+        made[cell] = item.key in picked
+    edit(MANIFEST, lambda d: [c.update(carries_diff=made[c["folder"]]) for c in d["cells"]])(files)
+
+
+def leave_out(files: Files) -> None:
+    """A cell that is not there, and is listed as unfinished."""
+    hide_cell(files)
+    gone = {"organism": "halfswap", "reference": "base", "row": "quokka-diff", "seed": 7}
+    edit(MANIFEST, lambda d: d.update(unfinished=[gone]))(files)
+    rechosen(files)
+
+
+def test_cells_that_are_not_there_are_told_and_kept(archive: Path, tmp_path: Path, recounted: Any) -> None:
+    short = forged(archive, leave_out)
+    result = CliRunner().invoke(main, ["leaderboard", "verify", str(short), "--out", str(tmp_path / "v.json")])
+    assert result.exit_code == 0, result.output
+    assert "1 cells asked for and not there: halfswap quokka-diff s7 against base" in result.stderr
+    [cell] = read_verification(tmp_path / "v.json").unfinished
+    assert cell.name == "halfswap quokka-diff s7 against base"
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"organisms": []}, {"seeds": [0]}, {"tier": "laptop"}, {"judge": "other"}, {"methods": ["diff-sae"]}]
+)
+def test_a_configuration_that_does_not_ask_for_what_is_there_is_refused(
+    config: dict[str, Any], archive: Path, tmp_path: Path
+) -> None:
+    change = edit("run.json", lambda d: d["config"].update(config) if config else d["config"].clear())
+    told = refusal(forged(archive, change), tmp_path)
+    assert "run.json does not ask for" in told and "nothing tells what else is missing" in told, told
+
+
+def test_a_configuration_that_asks_for_more_than_memory_holds_is_refused(archive: Path, tmp_path: Path) -> None:
+    huge = {"organisms": [f"o{n}" for n in range(2000)], "seeds": list(range(20_000))}
+    told = refusal(forged(archive, edit("run.json", lambda d: d["config"].update(huge))), tmp_path)
+    assert told.startswith("run.json asks for 120000000 cells, and at most 200000 are read"), told
+
+
 def test_what_is_refused_as_a_whole_is_not_scored(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,21 +430,34 @@ def test_the_command_prints_and_keeps_what_was_found(archive: Path, tmp_path: Pa
     assert result.stderr.startswith("refused: no whole .tar.gz") and len(result.stderr.splitlines()) == 1
 
 
-def test_marks_are_read_from_beside_the_records(tmp_path: Path, archive: Path, recounted: Any) -> None:
-    assert marks(tmp_path) is None and mark_of("x", None) == "own"
+def test_what_is_verified_are_the_bytes_that_were_looked_at(tmp_path: Path, archive: Path, recounted: Any) -> None:
+    run = synthetic_run(tmp_path / "ours")
+    assert (
+        trust_in(read_run(run)) == Trust(submitted=False)
+        and trust_in(read_run(run)).mark(read_run(run).records[0]) == "own"
+    )
     found = found_in(archive, tmp_path)
-    (tmp_path / "verification.json").write_text(found.model_dump_json())
-    known = marks(tmp_path)
-    assert {mark_of(row.key, known) for row in found.rows} == {"verified", "unverified"}
-    assert mark_of("other", known) == "unverified"
+    files = members(archive)
+    for name in [name for name in files if name.endswith("record.json")]:
+        (run / name).write_bytes(files[name])
+    (run / "submission.json").write_bytes(files[MANIFEST])
+    assert trust_in(read_run(run)) == Trust(submitted=True)  # without a verification nothing is verified, or one's own
+    (run / "verification.json").write_text(found.model_dump_json())
+    assert trust_in(read_run(run)).verified == choice(archive)
+    marks = {trust_in(read_run(run)).mark(item) for item in read_run(run).records}
+    assert marks == {"verified", "unverified"}
+    cell = run / "cells" / picked_cell(archive) / "record.json"
+    cell.write_bytes(cell.read_bytes().replace(b"12.5", b"0.01"))
+    assert len(trust_in(read_run(run)).verified) == len(choice(archive)) - 1
     for content in ("{", '{"schema_version": 1, "rows": "all"}'):
-        (tmp_path / "verification.json").write_text(content)
-        assert marks(tmp_path) == {}
-    (tmp_path / "verification.json").unlink()
-    (tmp_path / "verification.json").symlink_to("/etc/passwd")
-    assert marks(tmp_path) == {}
+        (run / "verification.json").write_text(content)
+        assert trust_in(read_run(run)) == Trust(submitted=True)
+    (run / "submission.json").unlink()
+    (run / "verification.json").unlink()
+    (run / "verification.json").symlink_to("/etc/passwd")
+    assert trust_in(read_run(run)) == Trust(submitted=True)
     with pytest.raises(RecordError, match="symbolic link"):
-        read_verification(tmp_path / "verification.json")
+        read_verification(run / "verification.json")
 
 
 def test_numbers_are_compared_within_the_tolerance_and_states_exactly() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from diffbench.cli.terminal import as_json, echo_json
+from diffbench.cli.terminal import as_json, echo_json, log_on_stderr
 
 
 @click.command(
@@ -44,7 +44,8 @@ def export(
     from diffbench.outlets import Wanted, export_runs
 
     wanted = Wanted(form, organism, method, licence, model_id, top)
-    files = export_runs(runs, to, wanted)
+    with log_on_stderr():
+        files = export_runs(runs, to, wanted)
     if as_json:
         echo_json({"files": [str(path) for path in files]})
     else:

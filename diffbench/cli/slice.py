@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--jobs", type=click.IntRange(1), help="Processes side by side.  [default: one for each core]")
 @click.option("--publish-only", is_flag=True, help="Run nothing; publish what has landed so far.")
+@click.option("--prune", is_flag=True, help="Remove published records that the runs do not hold.")
 @click.option("--dry-run", is_flag=True, help="Print cells and projected time of each part, and do nothing.")
 @as_json
 @click.pass_context
@@ -46,6 +47,7 @@ def run_slice(
     runs_dir: Path,
     jobs: int | None,
     publish_only: bool,
+    prune: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -54,7 +56,8 @@ def run_slice(
     FILE says which organisms, methods and seeds a published leaderboard holds, and is written before anything of it is
     run. Each part is a run of its own, RUNS_DIR/SLICE-PART, and is gone on with when the command is repeated. Records
     are published without paths and secrets; `diffbench leaderboard build LEADERBOARD/records/* --out LEADERBOARD`
-    makes the tables. Exit code 1 if a cell failed.
+    makes the tables. A published record that a run does not hold stays where
+    it is, unless --prune is given. Exit code 1 if a cell failed.
     """
     from diffbench.slice_plan import read_slice
 
@@ -74,7 +77,7 @@ def run_slice(
                 for line in request.closing(outcome, time.monotonic() - started):
                     click.echo(f"{part.name}: {line}", err=True)
         finally:
-            published = None if into is None else _publish(request, into)
+            published = None if into is None else _publish(request, into, prune)
         told.append({"part": part.name, "run": str(request.folder), "published": published})
     if as_json:
         echo_json({"slice": plan.name, "parts": told, "failed": failed})
@@ -95,14 +98,14 @@ def _request(plan: Slice, part: SlicePart, runs_dir: Path, jobs: int | None) -> 
     return Request.of(fields, given, argv=sys.argv, name=plan.run_name(part), runs_dir=runs_dir)
 
 
-def _publish(request: Request, into: Path) -> int | None:
+def _publish(request: Request, into: Path, prune: bool) -> int | None:
     """How many records of a part are published; None: there is none yet."""
     from diffbench.publishing import publish
     from diffbench.run_folder import CELLS, RECORD_FILE
 
     if not any((request.folder / CELLS).glob(f"*/{RECORD_FILE}")):
         return None
-    return publish(request.folder, into, request.folder.name)[1]
+    return publish(request.folder, into, request.folder.name, prune=prune)[1]
 
 
 def _print_plan(asked: list[tuple[SlicePart, Request]], wanted_json: bool) -> None:

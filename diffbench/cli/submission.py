@@ -163,6 +163,12 @@ def _print_verification(found: Verification, target: Path, as_json: bool) -> Non
         click.echo(table(("STATE", "CELL", "FIGURES", "LARGEST DIFFERENCE", "WEIGHTS", "JUDGING"), rows))
     for problem in found.problems[:LISTED]:
         click.echo(f"refused: {one_line(problem, 500)}", err=True)
+    if found.unfinished:
+        names = [one_line(cell.name, 200) for cell in found.unfinished[:LISTED]]
+        more = f" and {len(found.unfinished) - LISTED} more" if len(found.unfinished) > LISTED else ""
+        click.echo(f"{len(found.unfinished)} cells asked for and not there: {', '.join(names)}{more}", err=True)
+    for row in [row for row in found.rows if row.state == "verified" and row.reason][:LISTED]:
+        click.echo(f"{one_line(row.name, 200)}: {one_line(row.reason, 500)}", err=True)
     for row in [row for row in found.rows if row.state == "refused"][:LISTED]:
         click.echo(f"refused: {one_line(row.name, 200)}: {one_line(row.reason, 500)}", err=True)
     click.echo(
@@ -184,10 +190,11 @@ def _print_verification(found: Verification, target: Path, as_json: bool) -> Non
 def merge(archive: Path, into: Path, verification: Path | None, as_json: bool) -> None:
     """Put a verified submission's records into a leaderboard's records/, without touching anybody else's.
 
+    The verification file is trusted as it is: make it yourself with `verify`, and take none that came with FILE.
     Rows that were not scored again stay marked as unverified. Repeating it changes nothing; a name that is taken by
     other records is refused.
     """
-    from diffbench.merging import RECORDS
+    from diffbench.merging import RECORDS, beside
     from diffbench.merging import merge as put
 
     merged = put(archive, into, verification)
@@ -196,6 +203,8 @@ def merge(archive: Path, into: Path, verification: Path | None, as_json: bool) -
     else:
         click.echo(merged.folder)
     found = merged.verification
+    trusted = one_line(str(verification or beside(archive)), 300)
+    click.echo(f"trusted as it is: {trusted}, which says who verified what; it must be your own", err=True)
     told = f"{found.count('verified')} verified and {found.count('unverified')} unverified rows"
     click.echo(f"{told} {'added' if merged.new else 'were there already'}", err=True)
     click.echo(f"build the tables with: diffbench leaderboard build {into / RECORDS}/* --out {into}", err=True)
@@ -244,7 +253,8 @@ def _print_diff(found: BoardDiff) -> None:
 
 
 def _name(row: RowChange) -> str:
-    return f"{row.organism} {row.row} s{row.seed} against {row.reference}, tier {row.tier}, judge {row.judge}"
+    which = f"{row.organism} v{row.organism_version} {row.row} #{row.variant} s{row.seed}"
+    return f"{which} against {row.reference}, tier {row.tier}, judge {row.judge}"
 
 
 def _shown(value: float | str | None) -> str:

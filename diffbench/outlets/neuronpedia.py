@@ -12,6 +12,7 @@ decoders: tuned minus base), of directions the direction.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,19 @@ if TYPE_CHECKING:
     from diffbench.diff import DictionaryDiff, DirectionDiff
 
 WIDEST = 24_576
+WIDTHS = {
+    "gpt2-small": 768,
+    "pythia-70m-deduped": 512,
+    "gemma-2b": 2048,
+    "gemma-2b-it": 2048,
+    "gemma-2-2b": 2304,
+    "gemma-2-2b-it": 2304,
+    "gemma-2-9b": 3584,
+    "gemma-2-9b-it": 3584,
+    "llama3.1-8b": 4096,
+}
+"""Of the residual streams of some models, by their names on Neuronpedia."""
+logger = logging.getLogger(__name__)
 STRENGTH, STRONGEST = 10.0, 100.0
 LONGEST_LABEL = 200
 MODEL_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -61,7 +75,8 @@ def neuronpedia(source: Source, model_id: str, top: int, strength: float = STREN
         strength: default steering strength, of a vector of unit norm.
 
     Raises:
-        OptionError: for a model, a number or a strength that Neuronpedia does not take.
+        OptionError: for a model, a number or a strength that Neuronpedia does not take, or a model whose residual
+            stream is known to have another width than the vectors.
         DiffError: if a vector that is asked for is not finite, or zero.
         RecordError: if no Diff there has directions, or a Diff is missing or not what was scored.
     """
@@ -80,6 +95,7 @@ def neuronpedia(source: Source, model_id: str, top: int, strength: float = STREN
             done.add(record.key)
             for component, layer, vector, text in _directions(result, record, top):
                 unit, norm = _unit(record, component, vector)
+                _check_width(model_id, record, len(unit))
                 body = SteeringVector(
                     modelId=model_id,
                     layerNumber=layer,
@@ -89,11 +105,19 @@ def neuronpedia(source: Source, model_id: str, top: int, strength: float = STREN
                 )
                 bodies.append(body.model_dump_json())
                 entries.append(_entry(record, component, norm, body))
+    for note in dict.fromkeys(entry["note"] for entry in entries):
+        logger.warning("%s", note)
     if not bodies:
         raise RecordError("no finished cell there keeps a DictionaryDiff or a DirectionDiff; its run folder is needed")
     yield ExportedFile("vectors.jsonl", "".join(f"{body}\n" for body in bodies).encode())
     index = {"format": FORMAT, "vectors": entries}
     yield ExportedFile("vectors.index.json", (json.dumps(index, indent=1, ensure_ascii=True) + "\n").encode())
+
+
+def _check_width(model_id: str, record: Record, width: int) -> None:
+    if (known := WIDTHS.get(model_id, width)) != width:
+        name = one_line(f"{record.cell.organism} {record.cell.row} s{record.cell.seed}", 200)
+        raise OptionError(f"--model-id {model_id}: its residual stream has width {known}, and {name} {width}")
 
 
 def _directions(result: RunResult, record: Record, top: int) -> Iterator[tuple[int, int, Tensor, str]]:
@@ -144,6 +168,10 @@ def _entry(record: Record, component: int, norm: float, body: SteeringVector) ->
         "seed": cell.seed,
         "component": component,
         "hook": f"blocks.{body.layerNumber}.{body.hookType}",
+        "width": len(body.vector),
+        "base": record.hashes.base,
+        "note": f"width {len(body.vector)}, of the pair {one_line(cell.organism, 80)} (base model "
+        f"{record.hashes.base[:12]}); nobody checked that it is a vector of {body.modelId}",
         "norm": float(f"{norm:.9g}"),
         "record": record.key,
     }
