@@ -16,7 +16,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from diffbench.atomic import new_folder, write_once, write_text
 from diffbench.canonical import canonical_json, digest, file_digest
@@ -66,6 +66,8 @@ def publish(kind: str, inputs: dict[str, Any], fill: Callable[[Path], None]) -> 
     if _whole(path):
         return path
     with _lock(f"{kind}-{path.name}") as alone:
+        if alone and _whole(path):  # whoever held the lock has just published it
+            return path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if alone and path.exists() and not _whole(path):  # another run may just have published it
@@ -176,19 +178,34 @@ def scratch() -> Iterator[Path]:
             shutil.rmtree(root / name, ignore_errors=True)
 
 
+def _locked(path: Path) -> tuple[IO[str], bool]:
+    """A lock's open file, and whether it is held now.
+
+    Whoever held it last has removed its file: a lock on a file that is no longer there keeps nobody out.
+    """
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("a")
+        except OSError as error:
+            raise _unwritable(path.parent, error) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return handle, False
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                return handle, True
+        handle.close()
+
+
 @contextmanager
 def _lock(name: str) -> Iterator[bool]:
     """Hold the lock of that name while the block runs; yields whether nobody else holds it."""
     path = cache_root() / "locks" / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    except OSError as error:
-        raise _unwritable(path.parent, error) from None
+    handle, alone = _locked(path)
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not alone:
             yield False
             return
         try:

@@ -203,3 +203,25 @@ def test_a_module_without_source_is_refused() -> None:
 def test_libraries_are_named_with_versions() -> None:
     assert {"numpy", "safetensors", "tokenizers", "torch", "transformers"} <= cache.libraries().keys()
     assert all(cache.libraries().values())
+
+
+def test_a_lock_whose_file_was_removed_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process may open a lock's file before its holder removes it, and lock it afterwards."""
+    import fcntl
+
+    monkeypatch.setenv("DIFFBENCH_CACHE", str(tmp_path))
+    path = tmp_path / "locks" / "thing"
+    flock, opened = fcntl.flock, []
+
+    def removed_before_it_is_locked(handle: object, how: int) -> None:
+        if not opened:
+            opened.append(path.stat().st_ino)
+            path.unlink()
+        flock(handle, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", removed_before_it_is_locked)
+    with cache._lock("thing") as alone:
+        assert alone and path.exists()
+        with cache._lock("thing") as another:
+            assert not another
+    assert not path.exists()
