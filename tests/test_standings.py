@@ -392,7 +392,7 @@ def test_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["leaderboard", "standings", run], env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.output
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "diff-sae" in done.stdout and "headline over 4 families" in done.stdout
+    assert "diff-sae" in done.stdout and "lift, over 4 families" in done.stdout
     assert "claims_recall" not in done.stdout
     done = CliRunner().invoke(main, ["leaderboard", "standings", run, "--metric", "all", "--organism", "organism-1-1"])
     assert done.exit_code == 0 and "claims_recall over organism-1-1, 2 seeds" in done.stdout
