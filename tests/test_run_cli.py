@@ -137,7 +137,8 @@ REFUSED = {
     "options: act, argument": ("--method", "hostile", "-o", "hostile.x=1"),
     "no organism named 'halfswop'; did you mean halfswap": ("--organism", "halfswop"),
     "nowhere.yaml: no such file": ("--organism", "./nowhere.yaml"),
-    "is no name for a run": ("--name", ".."),
+    "'..' is a path; a run lies in --runs-dir under a plain name": ("--name", ".."),
+    "is no name for a run": ("--name", " "),
     "gate not passed: ": ("--organism", "GATE"),
 }
 

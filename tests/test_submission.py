@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from record_factory import record, scores, write_run
 from submission_factory import METHODS, SEEDS, members, packed, synthetic_records, synthetic_run
 
+from diffbench.asking import missing_cells
 from diffbench.cli import main
 from diffbench.errors import SubmissionError
 from diffbench.packing import pack
 from diffbench.record import Record
 from diffbench.redaction import redacted, redacted_json, traces
-from diffbench.run_folder import RECORD_FILE, RUN_FILE
+from diffbench.run_folder import RECORD_FILE, RUN_FILE, read_run
 from diffbench.submission import MANIFEST, Submission, chosen, committed, drawn, most_bytes, record_digest
 
 
@@ -142,8 +143,8 @@ def test_a_cell_that_was_asked_for_and_is_not_there_is_listed(tmp_path: Path) ->
 
 
 def test_all_methods_are_at_least_the_bundled_ones(tmp_path: Path) -> None:
-    manifest = pack(synthetic_run(tmp_path / "monday", methods=[], seeds=[0], organism_seeds=[7])).manifest
-    names = {cell.name for cell in manifest.unfinished}
+    run = read_run(synthetic_run(tmp_path / "monday", methods=[], seeds=[0], organism_seeds=[7]))
+    names = {cell.name for cell in missing_cells(run.file.config, run.records)}
     assert "halfswap@7 oracle s0 against base" in names and "halfswap@7 quokka-diff s0 against base" in names
 
 
