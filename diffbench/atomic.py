@@ -13,18 +13,8 @@ from typing import BinaryIO
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader or a crash sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
-    try:
-        with draft.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with new_file(path) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 @contextmanager

@@ -46,6 +46,10 @@ def publish(run_folder: Path, into: Path, name: str, *, prune: bool = False) -> 
             raise SubmissionError(f"{path}: {problem}; nothing is published there")
     if (folder / SUBMISSION).exists():
         raise SubmissionError(f"{folder}: holds a submission; publish under another name")
+    held = list(folders_in(folder / CELLS))
+    for path, problem in held:
+        if problem is not None:
+            raise RecordError(f"{path}: {problem}; nothing is published there")
     kept = {cell_folder_name(record.cell, record.key): record for record in records}
     folder.mkdir(parents=True, exist_ok=True)
     write_run_file(folder, published(run, name))
@@ -55,9 +59,7 @@ def publish(run_folder: Path, into: Path, name: str, *, prune: bool = False) -> 
         text = record.model_dump_json() + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
-    for path, problem in list(folders_in(folder / CELLS)):
-        if problem is not None:
-            raise RecordError(f"{path}: {problem}")
-        if prune and path.name not in kept:
+    for path, _ in held if prune else ():
+        if path.name not in kept:
             shutil.rmtree(path)
     return folder, len(kept)

@@ -11,7 +11,7 @@ from record_factory import record, run_file, write_run
 
 from diffbench.campaign import RunConfig
 from diffbench.cli import main
-from diffbench.errors import DiffbenchError, OptionError, SubmissionError
+from diffbench.errors import DiffbenchError, OptionError, RecordError, SubmissionError
 from diffbench.plugins import load_plugins
 from diffbench.publishing import publish
 from diffbench.recipe import read_recipe
@@ -146,6 +146,16 @@ def test_a_submission_or_a_link_is_not_written_over(tmp_path: Path) -> None:
     (folder / "submission.json").write_text("{}")
     with pytest.raises(SubmissionError, match="holds a submission"):
         publish(run, board, "mine")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder, _ = publish(run, board, "linked")
+    cell = next((folder / CELLS).iterdir())
+    (cell / "record.json").unlink()
+    cell.rmdir()
+    cell.symlink_to(outside)
+    with pytest.raises(RecordError, match="symbolic link"):
+        publish(run, board, "linked")
+    assert not list(outside.iterdir())  # nothing was written through it before it was refused
     (board / "records" / "other").symlink_to(tmp_path)
     with pytest.raises(SubmissionError, match="symbolic link"):
         publish(run, board, "other")
