@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ from pydantic import ValidationError
 from diffbench import cache
 from diffbench.atomic import write_text
 from diffbench.base import Base
-from diffbench.canonical import canonical_json
 from diffbench.organism import Family
 from diffbench.own_data import OwnData
 
@@ -47,7 +47,7 @@ class Draw:
         document = parameters.model_dump(mode="json")
         if isinstance(self.family, OwnData) or not _same(parameters, document):
             return
-        content = canonical_json(document) + "\n"
+        content = _ordered(document) + "\n"
         cache.publish(KIND, self._inputs(), lambda folder: write_text(folder / FILE, content))
 
     def _inputs(self) -> dict[str, Any]:
@@ -66,6 +66,12 @@ class Draw:
 def _same(parameters: Any, document: Any) -> bool:
     """Whether a document stands for the parameters: a family may draw what its own schema refuses or changes."""
     try:
-        return bool(type(parameters).model_validate(document) == parameters)
-    except ValidationError:
+        again = type(parameters).model_validate(json.loads(_ordered(document)))
+    except (ValidationError, ValueError):
         return False
+    return bool(again == parameters) and _ordered(again.model_dump(mode="json")) == _ordered(document)
+
+
+def _ordered(document: Any) -> str:
+    """As JSON, its keys in the order they were drawn in: claims may follow it, and equal mappings need not share it."""
+    return json.dumps(document, allow_nan=False, ensure_ascii=False)
