@@ -19,6 +19,8 @@ POOL = ("reference", "tier", "judge", "terms")
 STATE_WORDS = {"error": "failed", "not_applicable": "n/a", "n/a": "n/a", "undefined": "undefined", "none": "none"}
 NOT_RUN = "not run"
 TOO_LARGE = "out of range"
+WIDE = 3
+"""Whose families are the measure of who is run regularly: the third most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,18 @@ def contenders(rows: Iterable[Row]) -> tuple[Contender, ...]:
     return _told_apart(found)
 
 
+def regulars(found: Sequence[Contender]) -> tuple[Contender, ...]:
+    """The contenders that a table over organisms is about; controls among them.
+
+    Those run in at least half as many families as the one in third place. Families are few, so that nobody makes
+    others occasional by many seeds; and two who ran everywhere do not either.
+    """
+    competing = [each for each in found if not each.control] or list(found)
+    widths = sorted((_families(each) for each in competing), reverse=True)
+    wide = widths[min(WIDE, len(widths)) - 1]
+    return tuple(each for each in found if each.control or 2 * _families(each) >= wide)
+
+
 def core(found: Sequence[Contender]) -> frozenset[Place]:
     """The places that more than half of the contenders were run at; all places, where there is none such.
 
@@ -107,6 +121,10 @@ def core(found: Sequence[Contender]) -> frozenset[Place]:
     asked = Counter(place for each in competing for place in each.cells)
     shared = {place for place, n in asked.items() if 2 * n > len(competing)}
     return frozenset(shared or asked)
+
+
+def _families(each: Contender) -> int:
+    return len({place.family for place in each.cells})
 
 
 def _told_apart(found: Sequence[Contender]) -> tuple[Contender, ...]:

@@ -68,6 +68,9 @@ class Standing(Schema):
     families: int
     organisms: int
     places: int = Field(description="organisms at a seed")
-    left_out: tuple[str, ...] = Field((), description="places where no more than half of the methods were run")
+    left_out: tuple[str, ...] = Field((), description="places where no more than half of these methods were run")
+    occasional: tuple[str, ...] = Field(
+        (), description="rows that were run in less than half as many families as the third widest, and are left out"
+    )
     rows: tuple[StandingRow, ...]
     pairs: tuple[PairTest, ...]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from diffbench.contenders import POOL, Contender, contenders, core, place_of
+from diffbench.contenders import POOL, Contender, contenders, core, place_of, regulars
 from diffbench.edition import current
 from diffbench.errors import OptionError, UnknownName
 from diffbench.figure import Figure
@@ -51,6 +51,9 @@ def standings(
 ) -> tuple[Standing, ...]:
     """All tables of `diffbench.columns.rows`: of each pool each metric, of each organism with three seeds the first.
 
+    Three seeds of the organism or of a method. A table over all organisms is about the methods that were run on most
+    of them; what was run here and there is named below it and stands in the tables of the organisms.
+
     Organisms in which nothing was changed on purpose, superseded versions of others, and rows of submissions that
     nobody scored again take no part.
 
@@ -71,10 +74,11 @@ def standings(
             found += _tables(rows, metrics, pool, scope)
             continue
         found += _tables(rows, metrics, pool, EVERYTHING)
-        seeds = Counter(place.organism for place in {place_of(row) for row in rows})
-        for organism, n in sorted(seeds.items()):
-            if n >= LEAST_UNITS and len(seeds) > 1:
-                here = [row for row in rows if place_of(row).organism == organism]
+        at: dict[str, list[Row]] = {}
+        for row in rows:
+            at.setdefault(place_of(row).organism, []).append(row)
+        for organism, here in sorted(at.items()):
+            if len(at) > 1 and _seeds(here) >= LEAST_UNITS:
                 found += _tables(here, metrics[:1], pool, organism)
     return tuple(found)
 
@@ -103,6 +107,11 @@ def organisms_of(frame: pd.DataFrame | Sequence[Row]) -> tuple[str, ...]:
     return tuple(sorted({place_of(row).organism for row in plain_rows(frame)}))
 
 
+def _seeds(rows: Sequence[Row]) -> int:
+    """The seeds of an organism, or of the methods on it, whichever are more."""
+    return max(len({place_of(row).seed for row in rows}), len({row["seed"] for row in rows}))
+
+
 def _tables(rows: Sequence[Row], metrics: Sequence[str], pool: Mapping[str, str], scope: str) -> list[Standing]:
     found = contenders(rows)
     return [table for metric in metrics if (table := _table(found, metric, pool, scope)) is not None]
@@ -110,6 +119,7 @@ def _tables(rows: Sequence[Row], metrics: Sequence[str], pool: Mapping[str, str]
 
 def _table(found: Sequence[Contender], metric: str, pool: Mapping[str, str], scope: str) -> Standing | None:
     """One table; None where no row has the score anywhere."""
+    labels, found = [each.label for each in found], regulars(found)
     asked = core(found)
     everywhere = {each.label: each.values(metric, asked) for each in found}
     competing = [each for each in found if each.ranked] or found
@@ -142,6 +152,7 @@ def _table(found: Sequence[Contender], metric: str, pool: Mapping[str, str], sco
         organisms=len({(place.family, place.organism) for place in places}),
         places=len(places),
         left_out=tuple(str(place) for place in sorted({place for each in found for place in each.cells} - asked)),
+        occasional=tuple(label for label in labels if label not in everywhere),
         rows=_in_order(found, rows, [each.label for each in ranked], field.sign),
         pairs=tuple(field.pair(ranked, pair, tests[pair], judged.get(pair), rows) for pair in sorted(tests)),
     )

@@ -134,8 +134,9 @@ def about(table: Standing) -> str:
             f"Ranks follow from {_several(tests, 'paired test', 'paired tests')}, corrected over all (Holm, 5%). "
         )
     if table.left_out:
-        listed = ", ".join(table.left_out[:LISTED]) + (", …" if len(table.left_out) > LISTED else "")
-        text += f"Left out, as few methods were run there: {listed}. "
+        text += f"Left out, as few of these methods were run there: {_listed(table.left_out)}. "
+    if table.occasional:
+        text += f"Not in this table, as they were run in few of the families: {_listed(table.occasional)}. "
     return (
         f"{text}The column of the data is {table.metric}. Pooled are cells of one layer rule, budget and scoring code "
         f"(terms {table.terms}). Judge: {table.judge}."
@@ -231,6 +232,10 @@ def _filled(line: str, width: int, bullet: str = "- ") -> str:
     return textwrap.fill(
         line, min(width, FULL_WIDTH), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
 
 
 def _several(n: int, one: str, many: str) -> str:

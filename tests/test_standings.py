@@ -204,6 +204,32 @@ def test_organisms_that_few_methods_were_run_on_are_left_out_and_named() -> None
     assert "mine seed 0" in text([found], 100)
 
 
+def test_methods_of_one_organism_do_not_decide_where_the_others_meet() -> None:
+    """Twenty run at one place alone, of six families: the table stays over all six, and names the twenty."""
+    wide = study({"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.0}, families=6, organisms=1, method_seeds=3)
+    narrow = study({f"n{i:02}": 0.05 for i in range(20)}, families=1, organisms=1, method_seeds=3)
+    found = table(wide + narrow)
+    assert (found.unit, found.places, found.left_out) == ("family", 6, ())
+    assert {row.label for row in found.rows if row.kind == "ranked"} == {"a", "b", "c", "d"}
+    assert found.occasional == tuple(f"n{i:02}" for i in range(20)) and "n07" in text([found], 100)
+    tables = {each.scope: each for each in standings(rows(wide + narrow), ("headline",))}
+    assert len(tables) == 7, "method seeds make a table for each organism"
+    crowded = next(each for each in tables.values() if len(each.rows) == 24)
+    assert crowded.unit == "method seed" and crowded.scope == narrow[0].cell.organism
+
+
+def test_two_who_run_everywhere_oust_nobody() -> None:
+    wide = study({"x": 0.9, "y": 0.8}, families=7, organisms=1)
+    found = table(wide + study({"a": 0.3, "b": 0.2, "c": 0.1}, families=3, organisms=1))
+    assert found.occasional == () and found.places == 3 and len(found.left_out) == 4
+
+
+def test_seeds_of_a_family_make_nobody_regular() -> None:
+    records = study({"a": 0.3, "b": 0.2, "c": 0.1}, families=4, organisms=1)
+    records += study({"many": 0.9}, families=1, organisms=1, organism_seeds=50)
+    assert table(records).occasional == ("many",)
+
+
 def test_a_figure_that_nobody_has_makes_no_table_and_one_that_some_have_is_na() -> None:
     absent = Figure.not_applicable("no edit")
     records = study({"a": 0.3, "b": 0.2}, families=3)
