@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -132,9 +132,9 @@ def _table(found: Sequence[Contender], metric: str, pool: Mapping[str, str], sco
     }
     method_seeds = {seed for scored in values.values() for seeds in scored.values() for seed in seeds}
     level = level_of(places, len(method_seeds))
-    field = _Field(metric, 1 if BETTER[metric] else -1, level, places, values)
-    ranked = field.ranking(found)
-    tests, rows = field.tests(ranked), {each.label: field.row(each, found) for each in found}
+    score = _Field(metric, 1 if BETTER[metric] else -1, level, places, values)
+    ranked = score.ranking(found)
+    tests, rows = score.tests(ranked), {each.label: score.row(each, found) for each in found}
     judged = holm(tests)
     spans, groups = ranks(len(ranked), tests, judged), letters(len(ranked), judged)
     for at, each in enumerate(ranked):
@@ -145,7 +145,7 @@ def _table(found: Sequence[Contender], metric: str, pool: Mapping[str, str], sco
         scope=scope,
         **pool,
         metric=metric,
-        higher_is_better=field.sign > 0,
+        higher_is_better=score.sign > 0,
         unit=level if level != "documents" or one else None,
         units=max(row.units for row in rows.values()),
         families=len({place.family for place in places}),
@@ -153,29 +153,50 @@ def _table(found: Sequence[Contender], metric: str, pool: Mapping[str, str], sco
         places=len(places),
         left_out=tuple(str(place) for place in sorted({place for each in found for place in each.cells} - asked)),
         occasional=tuple(label for label in labels if label not in everywhere),
-        rows=_in_order(found, rows, [each.label for each in ranked], field.sign),
-        pairs=tuple(field.pair(ranked, pair, tests[pair], judged.get(pair), rows) for pair in sorted(tests)),
+        rows=_in_order(found, rows, [each.label for each in ranked], score.sign),
+        pairs=tuple(score.pair(ranked, pair, tests[pair], judged.get(pair), rows) for pair in sorted(tests)),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """One metric over the places of a table."""
+    """One metric over the places of a table.
+
+    Means over units are linear: where two rows have the same places and seeds, the differences of their unit means are
+    the unit means of their differences, and need not be taken place by place.
+    """
 
     metric: str
     sign: int
     level: Level
     places: frozenset[Place]
     values: Mapping[str, Values]
+    _means: dict[str, list[float]] = field(default_factory=dict)
+    _shapes: dict[str, dict[Place, Collection[int]]] = field(default_factory=dict)
+    _apart: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def units(self, label: str) -> list[float]:
         """A row's unit means."""
-        return list(unit_means(self.values[label], self.level).values())
+        if label not in self._means:
+            self._means[label] = list(unit_means(self.values[label], self.level).values())
+        return self._means[label]
 
     def apart(self, first: str, second: str) -> list[float]:
         """First minus second over the units that both have; positive where the first is better."""
-        found = unit_means(differences(self.values[first], self.values[second]), self.level)
-        return [self.sign * value for value in found.values()]
+        pair = (first, second)
+        if pair not in self._apart:
+            if self._shape(first) == self._shape(second):
+                found = [one - other for one, other in zip(self.units(first), self.units(second), strict=True)]
+            else:
+                shared = differences(self.values[first], self.values[second])
+                found = list(unit_means(shared, self.level).values())
+            self._apart[pair] = [self.sign * value for value in found]
+        return self._apart[pair]
+
+    def _shape(self, label: str) -> dict[Place, Collection[int]]:
+        if label not in self._shapes:
+            self._shapes[label] = {place: seeds.keys() for place, seeds in self.values[label].items()}
+        return self._shapes[label]
 
     def ranking(self, found: Sequence[Contender]) -> list[Contender]:
         """The rows that can be ranked, best first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ FULL_WIDTH = 120
 LABEL_WIDTH = 44
 NOTE_WIDTH = 48
 DEEPEST = 20
+LOOKED_AT = 2000
+"""Characters that one line may have: what is no longer has no longer part."""
 KNOWN_KEY = 64
 """Characters of a key that is remembered as it looks on one line."""
 Shown = TypeVar("Shown")
@@ -28,7 +31,9 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """JSON of a stranger with clean texts, finite numbers and a bounded depth."""
+    """JSON of a stranger with clean texts, finite numbers and a bounded depth; what is so already is returned as is."""
+    if not depth and isinstance(value, dict | list | tuple) and _is_plain(value):
+        return value
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -48,6 +53,21 @@ def plain(value: Any, depth: int = 0) -> Any:
     return value
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether nothing needs to be cleaned, by a look at the whole, which is faster than one at every part."""
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return (
+        len(text) <= LOOKED_AT
+        and text.isascii()
+        and text.isprintable()
+        and not any(part in text for part in ("\\", "  ", '" ', ' "'))
+        and text.count("{") + text.count("[") <= DEEPEST
+    )
+
+
 # Keys repeat from record to record.
 _known_key = lru_cache(maxsize=4096)(one_line)
 
@@ -60,7 +80,11 @@ def number(value: float, state: str = "ok") -> str:
     if size >= 1e6:
         return f"{value:.2g}"
     text = f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
-    return ".00" if text in ("0.00", "-0.00") else re.sub(r"^(-?)0\.", r"\1.", text)
+    if text.startswith("0."):
+        return text[1:]
+    if text.startswith("-0."):
+        return ".00" if text == "-0.00" else f"-{text[2:]}"
+    return text
 
 
 def precise(value: float, state: str = "ok") -> str:

@@ -7,13 +7,17 @@ import io
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from record_factory import board_of_everything, record, scores
 from rich.cells import cell_len
 
 from diffbench.layout import DETAILS, DETAILS_DROPPED, DROPPED, LAYOUT, section_text
 from diffbench.leaderboard import rows, summary, to_csv
+from diffbench.line import one_line
 from diffbench.summary import plain_rows
 from diffbench.table import (
+    DEEPEST,
     Column,
     clip,
     count,
@@ -65,6 +69,25 @@ def test_plain_bounds_depth_and_numbers() -> None:
         deep = [deep]
     assert "…" in str(plain(deep))
     assert plain({"a\x1b": [float("nan"), float("inf"), 1.5, None, True]}) == {"a": ["nan", "inf", 1.5, None, True]}
+
+
+TEXTS = st.text(st.sampled_from("ab \x1b\n\\\"\u202e\xe9"), max_size=5) | st.sampled_from(["x" * 1999, "y" * 2001])
+LEAVES = TEXTS | st.floats() | st.integers() | st.booleans() | st.none()
+
+
+@given(st.recursive(LEAVES, lambda parts: st.lists(parts, max_size=3) | st.dictionaries(TEXTS, parts, max_size=3)))
+def test_what_is_plain_at_a_glance_is_plain_part_by_part(value: object) -> None:
+    if isinstance(value, dict):
+        assert plain(value) == {one_line(key): plain(part, 1) for key, part in value.items()}
+    elif isinstance(value, list):
+        assert plain(value) == [plain(part, 1) for part in value]
+
+
+def test_how_deep_something_is_decides_and_not_how_it_is_looked_at() -> None:
+    value: object = "deep"
+    for _ in range(DEEPEST + 2):
+        value = [value]
+    assert plain(value) != value and plain(value[0]) == value[0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
