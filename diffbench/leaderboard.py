@@ -26,7 +26,7 @@ from diffbench.garbage import uncollected
 from diffbench.run_folder import read_run
 from diffbench.site import pages, write_site
 from diffbench.standing import PairTest, Standing, StandingRow
-from diffbench.standings import standings
+from diffbench.standings import EVERYTHING, standings
 from diffbench.summary import DESCRIPTIONS, plain_rows, plain_values, summary
 from diffbench.table import csv_cell, plain
 from diffbench.truth import Schema
@@ -50,8 +50,11 @@ class Statistics:
 
     @classmethod
     def of(cls, board: Board) -> Statistics:
-        """Standings where there are several organisms, change detection where there are nulls."""
-        tables = tuple(table for table in standings(board.data) if table.places > 1)
+        """Standings where there are several organisms, change detection where there are nulls.
+
+        One organism at one seed makes a table beside others, and none where it is all there is: the rows say as much.
+        """
+        tables = tuple(table for table in standings(board.data) if table.places > 1 or table.scope != EVERYTHING)
         return cls(tables, change_detection(board.data))
 
     def parts(self) -> list[str]:
