@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
 from rich.cells import cell_len, set_cell_size
@@ -19,14 +20,15 @@ FULL_WIDTH = 120
 LABEL_WIDTH = 44
 NOTE_WIDTH = 48
 DEEPEST = 20
-LOOKED_AT = 2000
-"""Characters that one line may have: what is no longer has no longer part."""
+LONGEST = 2000
+"""Characters that one line may have."""
 KNOWN_KEY = 64
 """Characters of a key that is remembered as it looks on one line."""
 Shown = TypeVar("Shown")
 STATES = {"none": "none", "n/a": "n/a", "undefined": "undef.", "error": "ERROR"}
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)_|_(?!\w)")
+_BRACKET = re.compile(r"[\[\]{}]")
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -59,13 +61,13 @@ def _is_plain(value: Any) -> bool:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     except (ValueError, TypeError, RecursionError):
         return False
-    return (
-        len(text) <= LOOKED_AT
-        and text.isascii()
-        and text.isprintable()
-        and not any(part in text for part in ("\\", "  ", '" ', ' "'))
-        and text.count("{") + text.count("[") <= DEEPEST
-    )
+    if not (text.isascii() and text.isprintable()) or any(part in text for part in ("\\", "  ", '" ', ' "')):
+        return False
+    pieces = text.split('"')  # nothing is escaped: what stands between quotes is every other one
+    if max(map(len, pieces)) > LONGEST:
+        return False
+    brackets = _BRACKET.findall("".join(pieces[::2]))
+    return max(accumulate(1 if bracket in "[{" else -1 for bracket in brackets)) <= DEEPEST
 
 
 # Keys repeat from record to record.

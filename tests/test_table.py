@@ -71,7 +71,7 @@ def test_plain_bounds_depth_and_numbers() -> None:
     assert plain({"a\x1b": [float("nan"), float("inf"), 1.5, None, True]}) == {"a": ["nan", "inf", 1.5, None, True]}
 
 
-TEXTS = st.text(st.sampled_from("ab \x1b\n\\\"\u202e\xe9"), max_size=5) | st.sampled_from(["x" * 1999, "y" * 2001])
+TEXTS = st.text(st.sampled_from('ab \x1b\n\\"\u202e\xe9'), max_size=5) | st.sampled_from(["x" * 1999, "y" * 2001])
 LEAVES = TEXTS | st.floats() | st.integers() | st.booleans() | st.none()
 
 

@@ -40,21 +40,19 @@ def build_leaderboard(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     and 'n/a' where a method cannot be asked. Where runs hold several organisms the standings over them are in it, and
     where they hold nulls the detection of change.
     """
-    from diffbench.board_page import counts
     from diffbench.garbage import uncollected
-    from diffbench.leaderboard import FILES, write
+    from diffbench.leaderboard import FILES
 
     try:
         with uncollected():
-            board = _board(runs)
-            files = write(board, out)
+            made, told = _built(runs, out)
     except OSError as error:
         raise DiffbenchError(f"{out}: cannot be written ({error.strerror}); name another --out") from error
     if as_json:
-        echo_json({"files": [str(path) for path in files], "runs": board.runs, "damaged": board.damaged})
+        echo_json(made)
     else:
         click.echo("\n".join(str(out / name) for name in (*FILES, "index.html")))
-    click.echo(counts(board), err=True)
+    click.echo(told, err=True)
 
 
 @leaderboard.command(
@@ -173,6 +171,16 @@ def _place(run: Path) -> Path:
     """A run as it was named, or the folder of that name in runs/."""
     named = Path("runs") / run
     return named if not run.exists() and named.is_dir() else run
+
+
+def _built(runs: tuple[Path, ...], out: Path) -> tuple[dict[str, object], str]:
+    """What was built, and a line about it; the board is gone before anybody searches it for cycles."""
+    from diffbench.board_page import counts
+    from diffbench.leaderboard import write
+
+    board = _board(runs)
+    files = write(board, out)
+    return {"files": [str(path) for path in files], "runs": board.runs, "damaged": board.damaged}, counts(board)
 
 
 def _board(runs: tuple[Path, ...]) -> Board:
