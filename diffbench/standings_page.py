@@ -114,7 +114,10 @@ def heading(table: Standing) -> str:
         f"{_several(table.families, 'family', 'families')}, {_several(table.organisms, 'organism', 'organisms')}, "
         f"{_several(table.places, 'organism seed', 'organism seeds')}"
     )
-    over = where if table.scope == EVERYTHING else f"{table.scope}, {_several(table.places, 'seed', 'seeds')}"
+    seeds = _several(table.places, "organism seed", "organism seeds")
+    if table.unit == "method seed":
+        seeds += f", {_several(table.units, 'method seed', 'method seeds')}"
+    over = where if table.scope == EVERYTHING else f"{table.scope}, {seeds}"
     name = PLAIN.get(table.metric, table.metric.replace("_", " "))
     return f"{name}, over {over}; tuned against {table.reference}, tier {table.tier}, judge {table.judge}"
 

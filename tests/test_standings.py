@@ -421,7 +421,7 @@ def test_command(tmp_path: Path) -> None:
     assert "diff-sae" in done.stdout and "lift, over 4 families" in done.stdout
     assert "claims found" not in done.stdout
     done = CliRunner().invoke(main, ["leaderboard", "standings", run, "--metric", "all", "--organism", "organism-1-1"])
-    assert done.exit_code == 0 and "claims found, over organism-1-1, 2 seeds" in done.stdout
+    assert done.exit_code == 0 and "claims found, over organism-1-1, 2 organism seeds" in done.stdout
     done = CliRunner().invoke(main, ["leaderboard", "standings", run, "--json", "--metric", "r_model"])
     data = json.loads(done.stdout)
     assert [entry["metric"] for entry in data["standings"][:1]] == ["r_model"] and data["standings_columns"]
