@@ -107,8 +107,8 @@ def regulars(found: Sequence[Contender]) -> tuple[Contender, ...]:
     others occasional by many seeds; and two who ran everywhere do not either.
     """
     competing = [each for each in found if not each.control] or list(found)
-    widths = sorted((_families(each) for each in competing), reverse=True)
-    wide = widths[min(WIDE, len(widths)) - 1]
+    widths = sorted((_families(each) for each in competing), reverse=True)[:WIDE]
+    wide = widths[-1] if widths else 0
     return tuple(each for each in found if each.control or 2 * _families(each) >= wide)
 
 

@@ -230,6 +230,15 @@ def test_seeds_of_a_family_make_nobody_regular() -> None:
     assert table(records).occasional == ("many",)
 
 
+def test_a_pool_that_lacks_the_organism_asked_for_makes_no_table() -> None:
+    records = study({"a": 0.3, "b": 0.2}, families=2, organisms=1, organism_seeds=3)
+    elsewhere = [cell(item, tier="laptop") for item in records if item.cell.family == records[0].cell.family]
+    missing = next(item.cell.organism for item in records if item.cell.family != records[0].cell.family)
+    asked = missing.partition("@")[0]
+    found = standings(rows([*records, *elsewhere]), ("headline",), asked)
+    assert [each.tier for each in found] == [records[0].cell.tier]
+
+
 def test_a_figure_that_nobody_has_makes_no_table_and_one_that_some_have_is_na() -> None:
     absent = Figure.not_applicable("no edit")
     records = study({"a": 0.3, "b": 0.2}, families=3)
