@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diffbench.columns import precedence
+from diffbench.interval import LEAST_UNITS
 from diffbench.summary import OWN_TRACK, Row, label_of
 from diffbench.units import LARGEST, Place, Values
 
@@ -19,8 +20,6 @@ POOL = ("reference", "tier", "judge", "terms")
 STATE_WORDS = {"error": "failed", "not_applicable": "n/a", "n/a": "n/a", "undefined": "undefined", "none": "none"}
 NOT_RUN = "not run"
 TOO_LARGE = "out of range"
-WIDE = 3
-"""Whose families are the measure of who is run regularly: the third most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +99,46 @@ def contenders(rows: Iterable[Row]) -> tuple[Contender, ...]:
     return _told_apart(found)
 
 
-def regulars(found: Sequence[Contender]) -> tuple[Contender, ...]:
-    """The contenders that a table over organisms is about; controls among them.
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where methods meet on a figure, and who is there.
 
-    Those run in at least half as many families as the one in third place. Families are few, so that nobody makes
-    others occasional by many seeds; and two who ran everywhere do not either.
+    Attributes:
+        places: the table's.
+        here: contenders that the table is about; controls among them.
+    """
+
+    places: frozenset[Place]
+    here: tuple[Contender, ...]
+
+
+def meeting(found: Sequence[Contender], metric: str) -> Meeting:
+    """The places that those who were run most widely share, and who was run in half of their families, or three.
+
+    Whoever is run at a few places takes no place from a table: it is decided by the methods with as many families as
+    the second widest has or more, and their variants have one vote together. Families are counted at places where two
+    methods were run and somebody has the figure; a pair whose truth is unknown, or that one method alone knows, says
+    nothing of who is better. A place stays if more than half of these methods were run there.
     """
     competing = [each for each in found if not each.control] or list(found)
-    widths = sorted((_families(each) for each in competing), reverse=True)[:WIDE]
-    wide = widths[-1] if widths else 0
-    return tuple(each for each in found if each.control or 2 * _families(each) >= wide)
+    scored = {place for each in competing for place in each.cells if each.gap(metric, place) is None}
+    methods: dict[str, set[Place]] = {}
+    for each in competing:
+        methods.setdefault(each.row, set()).update(scored.intersection(each.cells))
+    votes = Counter(place for places in methods.values() for place in places)
+    shared = {place for place, n in votes.items() if n > 1} or scored
+    widths = {row: len(_families(places & shared)) for row, places in methods.items()}
+    second = sorted(widths.values())[-2:][0] if widths else 0
+    wide = [methods[row] & shared for row, width in widths.items() if width >= second]
+    votes = Counter(place for places in wide for place in places)
+    places = frozenset(place for place, n in votes.items() if 2 * n > len(wide)) or frozenset(votes)
+    enough = min(len(_families(places)) / 2, LEAST_UNITS)
+    here = tuple(each for each in found if each.control or len(_families(places.intersection(each.cells))) >= enough)
+    return Meeting(places, here)
 
 
-def core(found: Sequence[Contender]) -> frozenset[Place]:
-    """The places that more than half of the contenders were run at; all places, where there is none such.
-
-    A place where one method alone was run says nothing of the others, and must not make all of them incomplete.
-    """
-    competing = [each for each in found if not each.control] or list(found)
-    asked = Counter(place for each in competing for place in each.cells)
-    shared = {place for place, n in asked.items() if 2 * n > len(competing)}
-    return frozenset(shared or asked)
-
-
-def _families(each: Contender) -> int:
-    return len({place.family for place in each.cells})
+def _families(places: Collection[Place]) -> set[str]:
+    return {place.family for place in places}
 
 
 def _told_apart(found: Sequence[Contender]) -> tuple[Contender, ...]:

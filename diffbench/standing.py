@@ -68,9 +68,11 @@ class Standing(Schema):
     families: int
     organisms: int
     places: int = Field(description="organisms at a seed")
-    left_out: tuple[str, ...] = Field((), description="places where no more than half of these methods were run")
+    left_out: tuple[str, ...] = Field(
+        (), description="places of these rows that less than half of the widest methods share, or nobody has a score at"
+    )
     occasional: tuple[str, ...] = Field(
-        (), description="rows that were run in less than half as many families as the third widest, and are left out"
+        (), description="rows that were run in less than three, and less than half, of the table's families"
     )
     rows: tuple[StandingRow, ...]
     pairs: tuple[PairTest, ...]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from diffbench.contenders import POOL, Contender, contenders, core, place_of, regulars
+from diffbench.contenders import POOL, Contender, contenders, meeting, place_of
 from diffbench.edition import current
 from diffbench.errors import OptionError, UnknownName
 from diffbench.figure import Figure
@@ -119,8 +119,8 @@ def _tables(rows: Sequence[Row], metrics: Sequence[str], pool: Mapping[str, str]
 
 def _table(found: Sequence[Contender], metric: str, pool: Mapping[str, str], scope: str) -> Standing | None:
     """One table; None where no row has the score anywhere."""
-    labels, found = [each.label for each in found], regulars(found)
-    asked = core(found)
+    labels, met = [each.label for each in found], meeting(found, metric)
+    found, asked = met.here, met.places
     everywhere = {each.label: each.values(metric, asked) for each in found}
     competing = [each for each in found if each.ranked] or found
     places = frozenset(place for each in competing for place in everywhere[each.label])

@@ -218,10 +218,36 @@ def test_methods_of_one_organism_do_not_decide_where_the_others_meet() -> None:
     assert crowded.unit == "method seed" and crowded.scope == narrow[0].cell.organism
 
 
-def test_two_who_run_everywhere_oust_nobody() -> None:
-    wide = study({"x": 0.9, "y": 0.8}, families=7, organisms=1)
-    found = table(wide + study({"a": 0.3, "b": 0.2, "c": 0.1}, families=3, organisms=1))
-    assert found.occasional == () and found.places == 3 and len(found.left_out) == 4
+def test_who_is_run_here_and_there_takes_no_place_from_those_who_are_run_widely() -> None:
+    wide = study({"a": 0.3, "b": 0.2}, families=6, organisms=1)
+    before = by_label(table(wide))
+    few = table(wide + study({"c": 0.9, "d": 0.8}, families=2, organisms=1))
+    assert few.occasional == ("c", "d") and few.unit == "family" and few.places == 6
+    half = table(wide + study({f"n{i}": 0.5 for i in range(9)}, families=3, organisms=1))
+    rows_ = by_label(half)
+    assert half.places == 6 and half.occasional == () and rows_["n3"].gaps == "misses 3 of 6: 3 not run"
+    assert rows_["n3"].figure.state == "n/a" and rows_["n3"].rank_low is not None, "compared where both were run"
+    for found in (few, half):
+        assert {name: by_label(found)[name].figure for name in "ab"} == {name: before[name].figure for name in "ab"}
+
+
+def test_settings_of_a_method_have_one_vote_together() -> None:
+    records = study({"a": 0.3, "b": 0.2, "c": 0.1}, families=6, organisms=1)
+    tried = [item for item in records if item.cell.method == "a" and item.cell.family in {"family-0", "family-1"}]
+    settings = [cell(item, options={"k": k}, options_passed={"k": k}) for item in tried for k in range(5)]
+    assert tried and table(records + settings).places == 6
+
+
+def test_pairs_without_a_truth_push_nobody_out() -> None:
+    """Each pair of one's own is a family of its own, and nobody has the figure there."""
+    records = study({"a": 0.3, "b": 0.2, "c": 0.1}, families=6, organisms=1)
+    absent = {"scores": scores(headline=Figure.not_applicable("no truth is known of this pair"))}
+    one = study({"x": 0.5, "y": 0.5, "z": 0.5}, families=1, organisms=1)
+    own = [
+        cell(item, organism=f"mine-{at}", family=None).model_copy(update=absent) for item in one for at in range(13)
+    ]
+    found = table(records + own)
+    assert (found.places, found.unit, found.occasional) == (6, "family", ("x", "y", "z"))
 
 
 def test_seeds_of_a_family_make_nobody_regular() -> None:
