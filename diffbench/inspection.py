@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 from diffbench.archive import Unpacked, read_archive
+from diffbench.arithmetic import contradictions
 from diffbench.asking import asked_of, missing_cells, unasked_cells
 from diffbench.canonical import file_digest
 from diffbench.catalogue import find_organism
@@ -34,6 +36,9 @@ from diffbench.submission import (
     most_bytes,
     record_digest,
 )
+
+MOST_TOLD = 3
+"""Contradictions of one record that are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +264,8 @@ def _of_record(
     for part, digest in beside.items():
         if f"{prefix}/{part}" in members and file_digest(folder / CELLS / name / part) != digest:
             yield f"{part}: wrong hash: it is not the file that its record names"
+    if record.scores is not None:
+        yield from islice(contradictions(record.scores), MOST_TOLD)
     yield from _of_organism(record)
     yield from _of_method(record)
 

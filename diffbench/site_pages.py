@@ -37,6 +37,11 @@ from diffbench.webpage import Choice, Head, Line, Table, figure_cell, number_cel
 FILTERS = ("family", "track", "access", "judge", "tier")
 """Filters that are always there; others where there is a choice."""
 MORE_FILTERS = ("reference", "change", "kind")
+BESIDE = {
+    "README.md": "what these records say in a few lines, and the commands that make them",
+    "slice.yaml": "which cells they are, written down before any was run",
+}
+"""Files that people put beside a leaderboard; they are linked where they are."""
 MOST_EVIDENCE = 200
 """Cells of a method whose evidence is shown; the records have all of it."""
 
@@ -169,6 +174,7 @@ def index(site: Site) -> str:
         unfinished=[board_page.problem(row) for row in board.unfinished],
         duplicates=len(board.duplicates),
         runs=_runs(board),
+        beside={name: text for name, text in BESIDE.items() if (site.out / name).is_file()},
         legend=[(column.head, column.legend) for column in standings_page.LAYOUT],
     )  # fmt: skip
 
@@ -191,7 +197,7 @@ def organism_page(site: Site, kind: str) -> str:
             ("how it was tuned", first["training"] or "unknown"),
             ("difficulty", difficulty),
             ("versions", _versions(found)),
-            ("at seeds", f"{len({entry.row['organism'] for entry in found}):,}"),
+            ("seeds of the organism", f"{len({entry.row['organism'] for entry in found}):,} in all"),
             ("cells", _ended(cells)),
         ],
         choices=choices(found),

@@ -99,8 +99,9 @@ def score_cell(row: Mapping[str, Any], shown: Shown, why: Callable[[str], str]) 
     text, title = shown.form(value, "ok"), ""
     if low is not None and high is not None:
         ends = f"[{shown.form(low, 'ok')}, {shown.form(high, 'ok')}]"
-        over = f"over {row['unit']}" if row.get("unit") else "over documents"
-        text, title = (f"{text} {ends}", over) if shown.interval else (text, f"95% {ends} {over}")
+        seeds = row.get("unit") == "method seeds"
+        over = "over method seeds" if seeds else "over documents"
+        text, title = (f"{text} {ends}{'' if seeds else 'd'}", over) if shown.interval else (text, f"95% {ends} {over}")
     return Cell(text, value, title)
 
 
@@ -142,7 +143,7 @@ def rows_table(
     organism: Place | None = None,
     filtered: bool = False,
 ) -> Table:
-    """Entries with some of their figures, the first of them beside the name; controls pinned on top.
+    """Entries with some of their figures, the first of them beside the name; controls are pinned once it is sorted.
 
     Args:
         ident: of the table.
@@ -157,8 +158,7 @@ def rows_table(
     words = tuple(Head(name, text=True) for name in ("tier", "judge"))
     first, *others = map(head_of, shown)
     heads = (METHOD, first, ORGANISM, *others, SECONDS, *settings, *words, Head("notes", text=True))
-    pinned = sorted(found, key=lambda entry: not entry.row["control"])
-    scores = {id(entry): _scores(entry, shown) for entry in pinned}
+    scores = {id(entry): _scores(entry, shown) for entry in found}
     lines = tuple(
         Line(
             cells=(
@@ -180,7 +180,7 @@ def rows_table(
             pinned=bool(entry.row["control"]),
             faded=entry.newer is not None,
         )
-        for entry in pinned
+        for entry in found
     )
     return Table(ident, caption, heads, lines, filtered=filtered)
 
@@ -260,7 +260,7 @@ def ranks_table(ident: str, found: Sequence[tuple[Standing, StandingRow]]) -> Ta
         Line(
             (
                 text_cell(row.label),
-                text_cell(table.metric, title=standings_page.about(table)),
+                text_cell(standings_page.PLAIN.get(table.metric, table.metric), title=standings_page.about(table)),
                 Cell(standings_page.rank_text(row), None if row.rank_low is None else float(row.rank_low)),
                 Cell(str(sum(each.rank_low is not None for each in table.rows))),
                 figure_cell(row.figure),

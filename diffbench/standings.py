@@ -39,7 +39,8 @@ METRICS = (
 )
 """What standings are made of where nothing is asked for; the first is the main one.
 
-None is the best of several findings: its value by chance grows with the findings that a row has.
+None is the best of what several findings score: that grows by chance with the findings that a row has. Claims found
+are those of the first ten.
 """
 EVERYTHING = "all organisms"
 BETTER = {column.name: column.better for column in FIGURES}

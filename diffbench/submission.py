@@ -109,12 +109,16 @@ def committed(digests: Sequence[tuple[str, str]]) -> str:
 def chosen(records: Sequence[Record], challenge: str | None = None) -> frozenset[str]:
     """Keys of the cells that carry their Diff: the first twentieth of those with scores in an order by hashes.
 
+    Controls do not: everybody has them, and nobody gains by changing what they scored. Where nothing else has scores
+    they have to.
+
     Args:
         records: of all cells of a run.
         challenge: a word that decides, too.
     """
-    scored = [record.key for record in records if record.status == "ok"]
-    return drawn({record.key: record_digest(record) for record in records}, scored, challenge)
+    scored = [record for record in records if record.status == "ok"]
+    asked = [record.key for record in scored if not record.cell.control] or [record.key for record in scored]
+    return drawn({record.key: record_digest(record) for record in records}, asked, challenge)
 
 
 def drawn(digests: Mapping[str, str], scored: Sequence[str], challenge: str | None = None) -> frozenset[str]:

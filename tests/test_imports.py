@@ -89,7 +89,7 @@ LAYERS = (
     "picture",
     "grid score workers consistency",
     "ending intake planted_trial",
-    "cells stored_cell submission asking",
+    "cells stored_cell submission asking arithmetic",
     "runner stored_pair cell_choice seed_group measurement packing inspection",
     "projection rescore seed_run game_ground steering_run merging",
     "publishing",
@@ -140,8 +140,8 @@ LIGHT = (
     "chart shading report synopsis report_tied report_finding report_tables report_curves report_method report_part "
     "report_steering report_page cli.report "
     "sighting game game_prospect game_score game_file framing game_page game_ground arena cli.game "
-    "archive redaction verification discrepancy submission asking packing inspection merging recount board_diff "
-    "examination cli.submission"
+    "archive redaction verification discrepancy submission asking arithmetic packing inspection merging recount "
+    "board_diff examination cli.submission"
 )
 """Modules whose import loads no torch."""
 

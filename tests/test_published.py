@@ -15,6 +15,7 @@ from diffbench.leaderboard import FILES, build
 from diffbench.merging import RECORDS
 from diffbench.run_folder import RUN_FILE, read_run
 from diffbench.site import MANIFEST
+from diffbench.site_pages import BESIDE
 from diffbench.slice_plan import SlicePart, read_slice
 
 PUBLISHED = Path(__file__).parent.parent / "leaderboard"
@@ -34,6 +35,8 @@ def test_the_tables_and_pages_are_what_the_records_say(tmp_path: Path) -> None:
     """`diffbench leaderboard build leaderboard/records/* --out leaderboard` changes nothing."""
     again = tmp_path / "leaderboard"
     shutil.copytree(PUBLISHED / RECORDS, again / RECORDS)
+    for name in BESIDE:
+        shutil.copy(PUBLISHED / name, again / name)
     made = build(sorted((again / RECORDS).iterdir()), again)
     assert {path.name for path in made} >= set(FILES)
     for path in made:

@@ -243,9 +243,7 @@ def test_pairs_without_a_truth_push_nobody_out() -> None:
     records = study({"a": 0.3, "b": 0.2, "c": 0.1}, families=6, organisms=1)
     absent = {"scores": scores(headline=Figure.not_applicable("no truth is known of this pair"))}
     one = study({"x": 0.5, "y": 0.5, "z": 0.5}, families=1, organisms=1)
-    own = [
-        cell(item, organism=f"mine-{at}", family=None).model_copy(update=absent) for item in one for at in range(13)
-    ]
+    own = [cell(item, organism=f"mine-{at}", family=None).model_copy(update=absent) for item in one for at in range(13)]
     found = table(records + own)
     assert (found.places, found.unit, found.occasional) == (6, "family", ("x", "y", "z"))
 
