@@ -75,8 +75,8 @@ def test_a_tampered_score_does_not_come_out(folder: Path, recipe: Path) -> None:
     [cell] = folder.glob("cells/*--ranked--*")
 
     def better(document: dict[str, Any]) -> None:
-        for end in ("value", "low", "high"):
-            document["scores"]["recovery"]["headline"][end] += 0.002
+        figure = document["scores"]["recovery"]["r_full"]
+        figure.update({end: figure[end] + 0.002 for end in ("value", "low", "high") if figure[end] is not None})
         document["pair"]["kl_noise"] += 1.0
 
     edit(cell, better)
@@ -89,7 +89,7 @@ def test_a_tampered_score_does_not_come_out(folder: Path, recipe: Path) -> None:
     assert result.exit_code == 1 and not told["accepted"]
     [row] = [row for row in told["rows"] if row["state"] == "refused"]
     assert row["row"] == "ranked" and row["weights"] == "not carried"
-    assert row["reason"].startswith("does not come out as it says: scores.recovery.headline: ")
+    assert row["reason"].startswith("does not come out as it says: scores.recovery.r_full: ")
     assert "pair.kl_noise: 1 there, " in row["reason"] and row["largest"] == pytest.approx(1.0)
     [line] = [line for line in result.stderr.splitlines() if line.startswith("refused: ")]
     assert line.startswith(f"refused: {NAME}: does not come out as it says")

@@ -31,6 +31,7 @@ from diffbench.errors import RecordError, SubmissionError
 from diffbench.examination import examine
 from diffbench.figure import Figure
 from diffbench.inspection import inspect
+from diffbench.packing import pack
 from diffbench.record import Record
 from diffbench.recount import Recounted
 from diffbench.run_folder import read_run
@@ -333,6 +334,33 @@ def test_a_tampered_score_is_refused_with_its_row(archive: Path, tmp_path: Path,
     assert not found.accepted and found.count("refused") == 1 and found.count("verified") == 1
     [row] = [row for row in found.rows if row.state == "refused"]
     assert (row.key, row.reason, row.figures, row.largest) == (key, TAMPERED, 80, 0.8)
+
+
+def test_a_score_that_its_parts_do_not_give_is_refused_in_every_row(tmp_path: Path) -> None:
+    """Most rows are not scored again: what they say twice is compared."""
+    records = synthetic_records()
+    for at, honest in enumerate(records):
+        if honest.scores is not None and at % 7 == 0:
+            recovery = honest.scores.recovery.model_copy(update={"headline": Figure.of(0.9)})
+            scores = honest.scores.model_copy(update={"recovery": recovery})
+            records[at] = honest.model_copy(update={"scores": scores})
+    changed = {item.key for item in records if item.scores and item.scores.recovery.headline.value == 0.9}
+    pack(synthetic_run(tmp_path / "run", records)).write(tmp_path / "a.tar.gz")
+    (tmp_path / "in").mkdir()
+    found = inspect(tmp_path / "a.tar.gz", tmp_path / "in")
+    assert len(changed) > 1 and not changed <= found.picked and found.refused.keys() == changed
+    assert all("recovery.headline: 0.9 is not the mean of its budgets" in why for why in found.refused.values())
+
+
+def test_controls_are_not_what_is_scored_again(tmp_path: Path) -> None:
+    records = [
+        item.model_copy(update={"cell": item.cell.model_copy(update={"control": item.cell.seed > 0})})
+        for item in synthetic_records()
+    ]
+    picked = chosen(records)
+    assert picked and all(item.cell.seed == 0 for item in records if item.key in picked)
+    alone = [item for item in records if item.cell.control]
+    assert chosen(alone), "where there is nothing else they have to be"
 
 
 def test_a_paid_judges_figures_need_its_verdicts(archive: Path, tmp_path: Path, recounted: Any) -> None:
