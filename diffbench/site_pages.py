@@ -21,8 +21,8 @@ from diffbench.run_folder import CELLS, RECORD_FILE, cell_folder_name
 from diffbench.site_tables import (
     MORE,
     SCORES,
-    STATUS_WORDS,
     detection_table,
+    failures_table,
     ranks_table,
     rows_table,
     seeds_table,
@@ -32,7 +32,7 @@ from diffbench.standing import Standing
 from diffbench.standings import EVERYTHING
 from diffbench.summary import Row
 from diffbench.webpage import Cell as TableCell
-from diffbench.webpage import Choice, Head, Line, Table, figure_cell, number_cell, render, text_cell
+from diffbench.webpage import Choice, Head, Line, Table, figure_cell, render, text_cell
 
 FILTERS = ("family", "track", "access", "judge", "tier")
 """Filters that are always there; others where there is a choice."""
@@ -104,6 +104,10 @@ class Site:
         }
         return cls(board, standings, detection, names, out, found)
 
+    def places(self, root: str) -> dict[str, Callable[[str], str]]:
+        """`place` of methods and of organisms, as tables ask for them."""
+        return {"method": self.place("methods", root), "organism": self.place("organisms", root)}
+
     def place(self, folder: str, root: str) -> Callable[[str], str]:
         """Relative addresses of pages, from a page that lies ``root`` below the top."""
         return lambda name: f"{root}{folder}/{quote(self.names[folder][name])}"
@@ -142,8 +146,7 @@ def choices(found: Sequence[Entry]) -> tuple[Choice, ...]:
 
 def index(site: Site) -> str:
     """The page of all results."""
-    board, rows = site.board, site.rows("")
-    place = {"method": site.place("methods", ""), "organism": site.place("organisms", "")}
+    board, rows, place = site.board, site.rows(""), site.places("")
     standings = [
         {
             "table": standing_table(f"standing-{at}", table, rows),
@@ -169,7 +172,7 @@ def index(site: Site) -> str:
                         filtered=True),
         organisms=_organisms(site),
         methods=_methods(site),
-        failures=failures_table("failures", [(each, cell) for each in site.entries for cell in each.cells], site, ""),
+        failures=failures_table("failures", [(each, cell) for each in site.entries for cell in each.cells], **place),
         damaged=[board_page.problem(row) for row in board.damaged],
         unfinished=[board_page.problem(row) for row in board.unfinished],
         duplicates=len(board.duplicates),
@@ -207,7 +210,7 @@ def organism_page(site: Site, kind: str) -> str:
         more=rows_table("more", "More scores of the same rows", [each for each in found if each.row["scored"]], MORE,
                         method=site.place("methods", root)),
         pairs=[_pair(section, at, gone) for at, section in enumerate(sections)],
-        failures=failures_table("failures", cells, site, root),
+        failures=failures_table("failures", cells, **site.places(root)),
     )  # fmt: skip
 
 
@@ -242,36 +245,10 @@ def method_page(site: Site, name: str) -> str:
         more=rows_table("more", "More scores of the same rows", [each for each in found if each.row["scored"]], MORE,
                         organism=place),
         seeds=seeds_table("seeds", "Every cell: how far seeds are apart", cells, lambda cell: site.record(cell, root)),
-        failures=failures_table("failures", cells, site, root),
+        failures=failures_table("failures", cells, **site.places(root)),
         evidence=[_evidence(entry, cell) for entry, cell in judged[:MOST_EVIDENCE]],
         left_out=max(0, len(judged) - MOST_EVIDENCE),
     )  # fmt: skip
-
-
-def failures_table(ident: str, cells: Sequence[tuple[Entry, Cell]], site: Site, root: str) -> Table:
-    """Cells without scores, and why."""
-    heads = tuple(Head(name, text=True) for name in ("method", "organism", "what", "reason", "tier", "run"))
-    heads = (*heads[:2], Head("seed", "the method's"), *heads[2:])
-    method, organism = site.place("methods", root), site.place("organisms", root)
-    lines = tuple(
-        Line(
-            cells=(
-                text_cell(entry.row["label"], method(str(entry.row["method"]))),
-                text_cell(cell.row["organism"], organism(entry.kind)),
-                number_cell(cell.row["seed"]),
-                TableCell(
-                    STATUS_WORDS[str(cell.row["status"])], state="error" if cell.row["status"] == "error" else "n/a"
-                ),
-                text_cell(cell.row["reason"]),
-                text_cell(cell.row["tier"]),
-                text_cell(cell.row["run"]),
-            ),
-            faded=entry.newer is not None,
-        )
-        for entry, cell in cells
-        if cell.row["status"] != "ok"
-    )
-    return Table(ident, "Cells without scores; none of them counts as a number", heads, lines)
 
 
 def _pair(section: Section, at: int, gone: Mapping[Any, int]) -> dict[str, Any]:

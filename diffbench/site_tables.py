@@ -248,6 +248,29 @@ def seeds_table(ident: str, caption: str, found: Sequence[tuple[Entry, EntryCell
     return Table(ident, caption, heads, tuple(lines))
 
 
+def failures_table(ident: str, cells: Sequence[tuple[Entry, EntryCell]], *, method: Place, organism: Place) -> Table:
+    """Cells without scores, and why; ``method`` and ``organism`` say where their pages are."""
+    heads = tuple(Head(name, text=True) for name in ("method", "organism", "what", "reason", "tier", "run"))
+    heads = (*heads[:2], Head("seed", "the method's"), *heads[2:])
+    lines = tuple(
+        Line(
+            cells=(
+                text_cell(entry.row["label"], method(str(entry.row["method"]))),
+                text_cell(cell.row["organism"], organism(entry.kind)),
+                number_cell(cell.row["seed"]),
+                Cell(STATUS_WORDS[str(cell.row["status"])], state="error" if cell.row["status"] == "error" else "n/a"),
+                text_cell(cell.row["reason"]),
+                text_cell(cell.row["tier"]),
+                text_cell(cell.row["run"]),
+            ),
+            faded=entry.newer is not None,
+        )
+        for entry, cell in cells
+        if cell.row["status"] != "ok"
+    )
+    return Table(ident, "Cells without scores; none of them counts as a number", heads, lines)
+
+
 def ranks_table(ident: str, found: Sequence[tuple[Standing, StandingRow]]) -> Table:
     """Where rows stand in all standings."""
     heads = (

@@ -104,7 +104,7 @@ def test_the_example_of_the_readme_runs(
     warm: object, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of a mini organism instead, with little text, and in a thread, as a notebook may run it."""
-    code = EXAMPLE.replace("halfswap", "quokka")
+    code = EXAMPLE.replace("halfswap", "quokka").replace("from-python", "quokka")
     mini = resolve(read_recipe(recipe))
     monkeypatch.setattr(campaign, "find_organism", lambda name: {"quokka": mini}[name])
     monkeypatch.setitem(TIERS, "smoke", NANO)

@@ -95,8 +95,15 @@ def test_the_page_of_all_results_shows_what_is_asked(site: Path) -> None:
     ):
         assert shown in text, shown
     rows = re.findall(r"<tr[^>]*>", text[text.index('id="rows"') : text.index('id="failures"')])[1:]
-    pinned = ["data-pinned" in row for row in rows]
-    assert any(pinned) and pinned == sorted(pinned, reverse=True)
+    tables = text[text.index('id="rows"') : text.index('id="failures"')].split("<tr")[2:]
+    of = [re.search(r'href="organisms/([^"]+)"', row) for row in tables]
+    organisms = {each.group(1): [] for each in of if each is not None}
+    for row, each in zip(tables, of, strict=True):
+        assert each is not None
+        organisms[each.group(1)].append("data-pinned" in row)
+    assert any(any(pinned) for pinned in organisms.values()) and len(organisms) > 2
+    for pinned in organisms.values():
+        assert pinned == sorted(pinned, reverse=True), "controls stand at the head of their organism"
     assert any('class="faded"' in row for row in rows)
 
 
