@@ -69,7 +69,7 @@ class Standing(Schema):
     organisms: int
     places: int = Field(description="organisms at a seed")
     left_out: tuple[str, ...] = Field(
-        (), description="places of these rows that less than half of the widest methods share, or nobody has a score at"
+        (), description="places of these rows that at most half of the widest methods share, or nobody has a score at"
     )
     occasional: tuple[str, ...] = Field(
         (), description="rows that were run in less than three, and less than half, of the table's families"

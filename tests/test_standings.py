@@ -232,10 +232,18 @@ def test_who_is_run_here_and_there_takes_no_place_from_those_who_are_run_widely(
 
 
 def test_settings_of_a_method_have_one_vote_together() -> None:
-    records = study({"a": 0.3, "b": 0.2, "c": 0.1}, families=6, organisms=1)
-    tried = [item for item in records if item.cell.method == "a" and item.cell.family in {"family-0", "family-1"}]
-    settings = [cell(item, options={"k": k}, options_passed={"k": k}) for item in tried for k in range(5)]
-    assert tried and table(records + settings).places == 6
+    """Two settings of one method at a seventh family: nobody else was there to be compared with."""
+    records = study({"a": 0.3, "b": 0.2, "c": 0.1}, families=7, organisms=1)
+    kept = [item for item in records if item.cell.method == "a" or item.cell.family != "family-6"]
+    settings = [
+        cell(item, options={"k": k}, options_passed={"k": k})
+        for item in kept
+        if item.cell.method == "a"
+        for k in (1, 2)
+    ]
+    found = table(kept + settings)
+    assert len(kept) == 19 and len(settings) == 14 and found.places == 6
+    assert found.left_out == ("organism-6-0 seed 0",) and all(row.gaps is None for row in found.rows)
 
 
 def test_pairs_without_a_truth_push_nobody_out() -> None:

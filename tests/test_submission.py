@@ -233,3 +233,14 @@ def test_the_schema_is_published() -> None:
     for name in ("submission", "verification"):
         schema = json.loads(CliRunner().invoke(main, ["schema", name]).stdout)
         assert schema["additionalProperties"] is False and "schema_version" in schema["properties"]
+
+
+def test_controls_are_not_what_is_scored_again(tmp_path: Path) -> None:
+    records = [
+        item.model_copy(update={"cell": item.cell.model_copy(update={"control": item.cell.seed > 0})})
+        for item in synthetic_records()
+    ]
+    picked = chosen(records)
+    assert picked and all(item.cell.seed == 0 for item in records if item.key in picked)
+    alone = [item for item in records if item.cell.control]
+    assert chosen(alone), "where there is nothing else they have to be"

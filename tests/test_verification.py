@@ -352,17 +352,6 @@ def test_a_score_that_its_parts_do_not_give_is_refused_in_every_row(tmp_path: Pa
     assert all("recovery.headline: 0.9 is not the mean of its budgets" in why for why in found.refused.values())
 
 
-def test_controls_are_not_what_is_scored_again(tmp_path: Path) -> None:
-    records = [
-        item.model_copy(update={"cell": item.cell.model_copy(update={"control": item.cell.seed > 0})})
-        for item in synthetic_records()
-    ]
-    picked = chosen(records)
-    assert picked and all(item.cell.seed == 0 for item in records if item.key in picked)
-    alone = [item for item in records if item.cell.control]
-    assert chosen(alone), "where there is nothing else they have to be"
-
-
 def test_a_paid_judges_figures_need_its_verdicts(archive: Path, tmp_path: Path, recounted: Any) -> None:
     key = sorted(choice(archive))[0]
     recounted[key] = Recounted(None, 80, 0.0, judged=False)
